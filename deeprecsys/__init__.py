@@ -1,0 +1,1 @@
+"""DeepRecSys as a client sees it: the generated messages, the client and its errors."""

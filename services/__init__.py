@@ -1,0 +1,1 @@
+"""The deeds of DeepRecSys: serving, models, load and the command line."""

@@ -1,0 +1,1 @@
+"""Open-loop load for any server that speaks RankService."""
