@@ -1,0 +1,509 @@
+"""The Batcher: arrivals in, batches out.
+
+A state machine without clock, threads or I/O. Every event carries its time; the answer is a list of
+instructions. The live dispatcher and the simulator drive the very same object, so a race in scheduling is tested by
+a plain function call.
+
+Batches are formed when a worker frees, not when a query arrives: small queries coalesce and large ones split by one
+rule, and no timer delays a lone query.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+TRAFFIC_MEMORY_S = 10.0
+"""A model counts as being in traffic for so long after its last arrival."""
+
+_RECHECK_TRAFFIC_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """The two knobs of DeepRecSched (paper: batch size and query-size threshold).
+
+    ``batch_size``: the most candidates in one CPU inference, at least 1.
+    ``offload_from``: queries of at least this size go whole to the accelerator; 1 offloads all, None none.
+    """
+
+    batch_size: int
+    offload_from: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a point that cannot be run."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.offload_from is not None and self.offload_from < 1:
+            raise ValueError(f"offload_from must be at least 1 or None, not {self.offload_from}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the batcher must know of one model.
+
+    ``sla_s``: seconds of the tail-latency target; arrival + SLA orders queries, and never drops one.
+    ``fixed_s`` and ``per_candidate_s``: a batch of n candidates is predicted to run fixed_s + per_candidate_s * n.
+    ``smallest_cut``: below this many candidates cutting a query over idle workers stops paying.
+    ``largest_batch``: what the model itself accepts. ``whole``: one query is one inference, never split or shared.
+    """
+
+    point: OperatingPoint
+    sla_s: float
+    fixed_s: float = 0.0
+    per_candidate_s: float = 0.0
+    smallest_cut: int = 1
+    largest_batch: int = 1 << 30
+    whole: bool = False
+
+    def run_s(self, candidates: int) -> float:
+        """Return the predicted seconds of one batch of so many candidates."""
+        return self.fixed_s + self.per_candidate_s * candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the batcher orders and shapes work.
+
+    ``overtaking``: None is first come first served. A number orders by due time + overtaking * predicted remaining
+    seconds: short queries go first, yet nothing that arrives later than overtaking * remaining seconds after a query
+    of the same SLA can pass it.
+    ``coalesce``: slices of several queries may share a batch. ``cut``: idle workers share a large query evenly.
+    """
+
+    name: str
+    overtaking: float | None
+    coalesce: bool
+    cut: bool
+
+
+POLICIES: Mapping[str, Policy] = {
+    "static": Policy("static", overtaking=None, coalesce=False, cut=False),
+    "paper": Policy("paper", overtaking=None, coalesce=False, cut=False),
+    "adaptive": Policy("adaptive", overtaking=4.0, coalesce=True, cut=True),
+}
+"""``static`` and ``paper`` shape batches alike (split in order of arrival); they differ in who sets the point."""
+
+
+class DropReason(StrEnum):
+    """Why a query ends without an answer from the models."""
+
+    QUEUE_FULL = "queue full"
+    EXPIRED = "deadline passed"
+    FAILED = "inference failed"
+
+
+class Query:
+    """One query on its way through the batcher; ``payload`` is the caller's and never looked at.
+
+    Times in seconds on one monotonic scale. ``due_s`` orders: the client's deadline or arrival + SLA, whichever is
+    earlier. ``expires_s`` is the client's own deadline, the only one that ends a query; infinity without one.
+    """
+
+    __slots__ = (
+        "arrival_s",
+        "batches",
+        "cut",
+        "dropped",
+        "due_s",
+        "expires_s",
+        "handed",
+        "model",
+        "offloaded",
+        "payload",
+        "plan",
+        "scored",
+        "size",
+        "started_s",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        size: int,
+        arrival_s: float,
+        expires_s: float = math.inf,
+        payload: Any = None,
+    ) -> None:
+        self.model = model
+        self.size = size
+        self.arrival_s = arrival_s
+        self.expires_s = expires_s
+        self.payload = payload
+        self.due_s = expires_s
+        self.plan: Plan | None = None  # the plan it began with holds until it ends
+        self.handed = 0  # candidates given to workers
+        self.scored = 0  # candidates that came back
+        self.batches = 0
+        self.cut = 0  # slice size chosen when idle workers shared it
+        self.started_s = math.nan
+        self.offloaded = False
+        self.dropped = False
+
+    def __repr__(self) -> str:
+        return f"Query({self.model}, size={self.size}, arrival_s={self.arrival_s:g})"
+
+
+class Slice(NamedTuple):
+    """Candidates ``start`` to ``stop`` (exclusive) of one query."""
+
+    query: Query
+    start: int
+    stop: int
+
+
+class Batch:
+    """What one inference runs: slices of one or more queries of one model."""
+
+    __slots__ = ("model", "size", "slices", "started_s")
+
+    def __init__(self, model: str, slices: list[Slice], size: int, started_s: float) -> None:
+        self.model = model
+        self.slices = slices
+        self.size = size
+        self.started_s = started_s
+
+    def __repr__(self) -> str:
+        return f"Batch({self.model}, {[(s.query, s.start, s.stop) for s in self.slices]})"
+
+
+class Run(NamedTuple):
+    """Run this batch on that worker now."""
+
+    worker: int
+    batch: Batch
+
+
+class Offload(NamedTuple):
+    """Send the whole query to the accelerator."""
+
+    query: Query
+
+
+class Complete(NamedTuple):
+    """Every candidate of the query is scored."""
+
+    query: Query
+
+
+class Drop(NamedTuple):
+    """The query ends without scores."""
+
+    query: Query
+    reason: DropReason
+
+
+Instruction = Run | Offload | Complete | Drop
+
+
+class _Lane:
+    """The waiting queries of one model, and how much of the workers the model has had."""
+
+    __slots__ = ("batch_cap", "heap", "last_arrival_s", "model", "plan", "used_s", "waiting")
+
+    def __init__(self, model: str, plan: Plan) -> None:
+        self.model = model
+        self.plan = plan
+        self.heap: list[tuple[float, int, Query]] = []
+        self.waiting = 0  # candidates that no worker has been given
+        self.used_s = 0.0  # virtual time: predicted worker seconds handed out, see Batcher._choose_lane
+        self.last_arrival_s = -math.inf
+        self.batch_cap = plan.largest_batch
+
+
+class Batcher:
+    """Forms batches for a fixed number of workers that all models share.
+
+    ``max_waiting``: per model, candidates that may wait; a query beyond them is answered with Drop(QUEUE_FULL).
+    Models are added with :meth:`set_plan`, which also changes the plan of queries that arrive later; queries in
+    flight keep theirs.
+    """
+
+    def __init__(self, workers: int, policy: Policy, max_waiting: int = 1 << 20) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, not {workers}")
+        self.policy = policy
+        self.max_waiting = max_waiting
+        self._lanes: dict[str, _Lane] = {}
+        self._backlogged: dict[str, _Lane] = {}
+        self._running: list[Batch | None] = [None] * workers
+        self._idle = list(range(workers - 1, -1, -1))
+        self._alone: deque[Slice] = deque()  # slices of failed shared batches, each to be run by itself
+        self._sequence = 0
+        self._recheck_traffic_s = -math.inf
+
+    # ---- what is asked of it ----
+
+    def plan(self, model: str) -> Plan:
+        """Return the plan that the next query of this model gets; KeyError for an unknown model."""
+        return self._lanes[model].plan
+
+    def waiting(self, model: str) -> int:
+        """Return how many candidates of this model wait for a worker."""
+        return self._lanes[model].waiting
+
+    @property
+    def idle_workers(self) -> int:
+        """How many workers have nothing to do."""
+        return len(self._idle)
+
+    # ---- events ----
+
+    def set_plan(self, model: str, plan: Plan) -> None:
+        """Add a model, or change what holds for its queries from now on."""
+        lane = self._lanes.get(model)
+        if lane is None:
+            self._lanes[model] = _Lane(model, plan)
+        else:
+            lane.plan = plan
+        self._recheck_traffic_s = -math.inf
+
+    def remove(self, model: str) -> None:
+        """Forget a model that has nothing waiting; ValueError while it has."""
+        if model in self._backlogged:
+            raise ValueError(f"{model} still has waiting queries")
+        del self._lanes[model]
+        self._recheck_traffic_s = -math.inf
+
+    def arrive(self, query: Query, now: float) -> list[Instruction]:
+        """Take a new query in; KeyError for an unknown model."""
+        lane = self._lanes[query.model]
+        plan = query.plan = lane.plan
+        query.due_s = min(query.expires_s, query.arrival_s + plan.sla_s)
+        if now - lane.last_arrival_s > TRAFFIC_MEMORY_S:
+            self._recheck_traffic_s = -math.inf
+        lane.last_arrival_s = now
+        threshold = plan.point.offload_from
+        if threshold is not None and query.size >= threshold:
+            query.offloaded = True
+            query.started_s = now
+            return [Offload(query)]
+        if lane.waiting + query.size > self.max_waiting and lane.waiting:
+            query.dropped = True
+            return [Drop(query, DropReason.QUEUE_FULL)]
+        self._enqueue(lane, query)
+        return self._feed_idle(now) if self._idle else []
+
+    def finish(self, worker: int, now: float) -> list[Instruction]:
+        """Note that the worker's batch has been scored, and give the worker its next one."""
+        instructions: list[Instruction] = []
+        for query, start, stop in self._release(worker).slices:
+            query.scored += stop - start
+            if query.scored == query.size and not query.dropped:
+                instructions.append(Complete(query))
+        instructions += self._feed_idle(now)
+        return instructions
+
+    def fail(self, worker: int, now: float) -> list[Instruction]:
+        """Note that the worker's batch failed: a lone query is dropped, batch-mates are each tried by themselves."""
+        instructions: list[Instruction] = []
+        batch = self._release(worker)
+        if len({id(part.query) for part in batch.slices}) > 1:
+            self._alone.extend(part for part in batch.slices if not part.query.dropped)
+        else:
+            query = batch.slices[0].query
+            if not query.dropped:
+                self._forget(query)
+                instructions.append(Drop(query, DropReason.FAILED))
+        instructions += self._feed_idle(now)
+        return instructions
+
+    def offload_finished(self, query: Query) -> list[Instruction]:
+        """Note that the accelerator has scored the query."""
+        if query.dropped:
+            return []
+        query.scored = query.size
+        query.batches += 1
+        return [Complete(query)]
+
+    def offload_failed(self, query: Query, now: float) -> list[Instruction]:
+        """Note that the accelerator gave no answer: the CPU workers take the query over."""
+        query.offloaded = False
+        if query.dropped:
+            return []
+        query.started_s = math.nan
+        self._enqueue(self._lanes[query.model], query)
+        return self._feed_idle(now) if self._idle else []
+
+    def cancel(self, query: Query) -> None:
+        """Give a query up: what is not running will never run. Harmless for a query that has ended."""
+        if not query.dropped and query.scored < query.size:
+            self._forget(query)
+
+    # ---- forming batches ----
+
+    def _enqueue(self, lane: _Lane, query: Query) -> None:
+        if not lane.waiting:
+            # A model that comes back does not bring the share it left unused.
+            floor = min((other.used_s for other in self._backlogged.values()), default=lane.used_s)
+            lane.used_s = max(lane.used_s, floor)
+            self._backlogged[lane.model] = lane
+        lane.waiting += query.size
+        self._sequence += 1
+        heapq.heappush(lane.heap, (self._key(query), self._sequence, query))
+
+    def _key(self, query: Query) -> float:
+        if self.policy.overtaking is None:
+            return query.arrival_s
+        plan = query.plan
+        assert plan is not None
+        return query.due_s + self.policy.overtaking * plan.run_s(query.size - query.handed)
+
+    def _forget(self, query: Query) -> None:
+        query.dropped = True
+        if query.offloaded:
+            return
+        lane = self._lanes[query.model]
+        lane.waiting -= query.size - query.handed
+        if not lane.waiting:
+            lane.heap.clear()
+            self._backlogged.pop(lane.model, None)
+
+    def _release(self, worker: int) -> Batch:
+        batch = self._running[worker]
+        if batch is None:
+            raise ValueError(f"worker {worker} runs nothing")
+        self._running[worker] = None
+        self._idle.append(worker)
+        return batch
+
+    def _feed_idle(self, now: float) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        while self._idle:
+            batch = self._next_batch(now, instructions)
+            if batch is None:
+                break
+            worker = self._idle.pop()
+            self._running[worker] = batch
+            instructions.append(Run(worker, batch))
+        return instructions
+
+    def _next_batch(self, now: float, instructions: list[Instruction]) -> Batch | None:
+        while self._alone:
+            part = self._alone.popleft()
+            if not part.query.dropped:
+                part.query.batches += 1
+                return Batch(part.query.model, [part], part.stop - part.start, now)
+        while self._backlogged:
+            lane = self._choose_lane(now, instructions)
+            slices, size = self._fill(lane, now, instructions)
+            if size:
+                lane.used_s += lane.plan.run_s(size)
+                return Batch(lane.model, slices, size, now)
+        return None
+
+    def _fill(self, lane: _Lane, now: float, instructions: list[Instruction]) -> tuple[list[Slice], int]:
+        """Take slices off the lane, first in order first, up to the batch size of the first query's plan."""
+        slices: list[Slice] = []
+        size = 0
+        room = 0
+        heap = lane.heap
+        while (query := self._head(lane, now, instructions)) is not None:
+            remaining = query.size - query.handed
+            if not slices:
+                room = limit = self._limit(lane, query, now)
+                take = min(limit, remaining, self._cut(query, remaining, limit))
+            else:
+                take = min(room, remaining)
+            start = query.handed
+            query.handed = stop = start + take
+            query.batches += 1
+            if start == 0:
+                query.started_s = now
+            slices.append(Slice(query, start, stop))
+            size += take
+            room -= take
+            lane.waiting -= take
+            if stop == query.size:
+                heapq.heappop(heap)
+                if not lane.waiting:
+                    self._backlogged.pop(lane.model, None)
+            elif self.policy.overtaking is not None:
+                # Less remains, so the key falls: the root stays the root.
+                heap[0] = (self._key(query), heap[0][1], query)
+            if room <= 0 or stop < query.size or not self.policy.coalesce or lane.plan.whole:
+                break
+        return slices, size
+
+    def _head(self, lane: _Lane, now: float, instructions: list[Instruction]) -> Query | None:
+        """Return the first live query of the lane; drop the expired ones met on the way."""
+        heap = lane.heap
+        while heap:
+            query = heap[0][2]
+            if query.dropped:
+                heapq.heappop(heap)
+            elif query.expires_s <= now:
+                heapq.heappop(heap)
+                self._forget(query)
+                instructions.append(Drop(query, DropReason.EXPIRED))
+            else:
+                return query
+        return None
+
+    def _limit(self, lane: _Lane, query: Query, now: float) -> int:
+        """Return the most candidates of a batch that begins with this query."""
+        plan = query.plan
+        assert plan is not None
+        if plan.whole:
+            return query.size
+        if now >= self._recheck_traffic_s:
+            self._cap_batches(now)
+        return max(1, min(plan.point.batch_size, plan.largest_batch, lane.batch_cap))
+
+    def _cut(self, query: Query, remaining: int, limit: int) -> int:
+        """Return how many candidates one of several idle workers takes, so that all of them finish together."""
+        if not self.policy.cut:
+            return remaining
+        idle = len(self._idle)
+        plan = query.plan
+        assert plan is not None
+        if idle > 1 and not plan.whole:
+            rounds = -(-remaining // (limit * idle))
+            query.cut = max(-(-remaining // (rounds * idle)), min(plan.smallest_cut, limit))
+        return query.cut or remaining
+
+    def _cap_batches(self, now: float) -> None:
+        """With several models in traffic no batch may run longer than half the tightest SLA among them."""
+        self._recheck_traffic_s = now + _RECHECK_TRAFFIC_S
+        busy = [
+            lane
+            for lane in self._lanes.values()
+            if lane.waiting or now - lane.last_arrival_s <= TRAFFIC_MEMORY_S
+        ]
+        tightest_s = min((lane.plan.sla_s for lane in busy), default=math.inf)
+        for lane in busy:
+            plan = lane.plan
+            lane.batch_cap = plan.largest_batch
+            if len(busy) > 1 and plan.per_candidate_s > 0:
+                fits = int((tightest_s / 2 - plan.fixed_s) / plan.per_candidate_s)
+                lane.batch_cap = max(1, min(plan.largest_batch, fits))
+
+    def _choose_lane(self, now: float, instructions: list[Instruction]) -> _Lane:
+        """Choose among models: least slack first, except that late work beyond its model's fair share yields.
+
+        The share is counted as virtual time: predicted worker seconds handed out. A model flooded beyond its share
+        is late for ever; without this rule its lateness would win every comparison and break the others.
+        """
+        lanes = list(self._backlogged.values())
+        if len(lanes) == 1:
+            return lanes[0]
+        fair_s = min(lane.used_s for lane in lanes)
+        chosen, best = lanes[0], (True, math.inf)
+        for lane in lanes:
+            query = self._head(lane, now, instructions)
+            if query is None:
+                continue
+            if self.policy.overtaking is None:
+                rank = (False, query.arrival_s)
+            else:
+                assert query.plan is not None
+                slack_s = query.due_s - now - query.plan.run_s(query.size - query.handed)
+                rank = (slack_s < 0 and lane.used_s > fair_s, slack_s)
+            if rank < best:
+                chosen, best = lane, rank
+        return chosen
