@@ -1,0 +1,92 @@
+"""`deeprecsys export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from deeprecsys.errors import InvalidSettingError
+from services.models import export as exporting
+from services.models.spec import SLUGS
+
+
+def export(
+    models: Annotated[list[str] | None, typer.Argument(help="which of the eight; all when none is named")] = None,
+    repository: Annotated[Path, typer.Option(help="where the models go")] = Path("model_repository"),
+    scale: Annotated[str, typer.Option(help="rows of the tables: tiny, laptop or paper")] = "laptop",
+    seed: Annotated[int, typer.Option(help="seed of the weights")] = 0,
+    version: Annotated[int, typer.Option(help="version number to publish", min=1)] = 1,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="change a number of the specification: NAME=VALUE")
+    ] = None,
+) -> None:
+    """Build, check and publish recommendation models as ONNX files in Triton's layout.
+
+    A version that is there already is left alone. A model that fails its check is not published.
+    """
+    results = run_export(Console(stderr=True), models or list(SLUGS), repository, scale, seed, version, override or [])
+    print_exported(Console(), results, repository)
+
+
+def run_export(
+    console: Console,
+    slugs: list[str],
+    repository: Path,
+    scale: str,
+    seed: int = 0,
+    version: int = 1,
+    overrides: list[str] | None = None,
+) -> tuple[exporting.Exported, ...]:
+    """Export with a progress bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("export", total=len(slugs))
+
+        def show(step: exporting.Progress) -> None:
+            progress.update(task, description=f"{step.slug}: {step.step}", completed=step.model - 1)
+
+        return exporting.export(
+            slugs, repository, scale, seed, version, overrides=_overrides(overrides or []), progress=show
+        )
+
+
+def print_exported(console: Console, results: tuple[exporting.Exported, ...], repository: Path) -> None:
+    """Print what was published and what the check found."""
+    table = Table(title=f"models in {repository}")
+    for heading in ("model", "version", "tables MB", "largest error", "score spread", "seconds"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for result in results:
+        checked = ("already there", "") if result.parity is None else _checked(result.parity)
+        table.add_row(
+            result.slug, str(result.version), f"{result.table_bytes / 1e6:.0f}", *checked, f"{result.seconds:.1f}"
+        )
+    console.print(table)
+
+
+def _checked(parity: exporting.Parity) -> tuple[str, str]:
+    return f"{parity.max_error:.1e}", f"{parity.score_std:.2f}"
+
+
+def _overrides(pairs: list[str]) -> dict[str, object]:
+    overrides: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InvalidSettingError(f'--set takes NAME=VALUE, not "{pair}"')
+        overrides[name.strip()] = _value(text.strip())
+    return overrides
+
+
+def _value(text: str) -> object:
+    """Read a number, a list of numbers separated by commas, or a word."""
+    if "," in text:
+        return tuple(_value(part) for part in text.split(",") if part)
+    try:
+        return int(text)
+    except ValueError:
+        return text

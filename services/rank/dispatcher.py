@@ -1,0 +1,185 @@
+"""The dispatcher: carries out what the Batcher decides.
+
+Everything here runs on the loop thread, which owns all mutable state; hence no lock. Workers get arrays and return
+arrays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deeprecsys.errors import DeadlineExceededError, InternalError, OverloadedError, RankError
+from deeprecsys.tensors import Array
+from scheduler.batching import Batch, Batcher, Complete, Drop, DropReason, Instruction, Query, Run
+from services.rank.catalogue import ServedModel
+from services.rank.query_decoder import DecodedQuery
+from services.rank.workers import Outcome, Work, Workers
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A query's answer: ``outputs`` are the score output and then the further ones asked for, each [N, ...]."""
+
+    outputs: list[Array]
+    backend: str
+    batches: int
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What the dispatcher keeps of a query while it is with the Batcher."""
+
+    decoded: DecodedQuery
+    model: ServedModel
+    outputs: tuple[str, ...]
+    answer: asyncio.Future[Scored]
+    parts: list[tuple[int, list[Array]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RanBatch:
+    """A batch that has run, for those who learn from it: ``run_s`` is the inference alone."""
+
+    batch: Batch
+    run_s: float
+
+
+_DROPS: dict[DropReason, Callable[[], RankError]] = {
+    DropReason.QUEUE_FULL: lambda: OverloadedError("the queue of this model is full", retry_after_s=0.1),
+    DropReason.EXPIRED: lambda: DeadlineExceededError("the deadline passed while the query was waiting"),
+    DropReason.FAILED: lambda: InternalError("the inference failed"),
+}
+
+
+class Dispatcher:
+    """Owns the Batcher, the workers and the queries in flight. Make and use it on the loop thread."""
+
+    def __init__(
+        self, batcher: Batcher, workers: int, on_batch: Callable[[RanBatch], None] | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._batcher = batcher
+        self._workers = Workers(workers, self._loop, self._on_outcome)
+        self._running: list[Run | None] = [None] * workers
+        self._on_batch = on_batch
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many queries have not been answered yet."""
+        return self._in_flight
+
+    async def score(self, model: ServedModel, decoded: DecodedQuery, time_left_s: float | None) -> Scored:
+        """Score every candidate of a query.
+
+        Raises OverloadedError when the model's queue is full, DeadlineExceededError when ``time_left_s`` passes
+        while the query waits, InternalError when the model fails. Cancelling gives the query up.
+        """
+        now = self._loop.time()
+        outputs = (model.spec.score_output, *(o for o in decoded.outputs if o != model.spec.score_output))
+        pending = _Pending(decoded, model, outputs, self._loop.create_future())
+        expires_s = math.inf if time_left_s is None else now + time_left_s
+        query = Query(model.spec.key, decoded.size, now, expires_s, pending)
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            self._obey(self._batcher.arrive(query, now))
+            return await pending.answer
+        finally:
+            self._batcher.cancel(query)  # no effect on a query that has ended
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def drained(self) -> None:
+        """Wait until every query in flight has its answer."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """End the workers, each after what it runs."""
+        await asyncio.to_thread(self._workers.close)
+
+    def _obey(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            if isinstance(instruction, Run):
+                self._start(instruction)
+            elif isinstance(instruction, Complete):
+                _answer(instruction.query)
+            elif isinstance(instruction, Drop):
+                _refuse(instruction)
+
+    def _start(self, run: Run) -> None:
+        slices = run.batch.slices
+        first: _Pending = slices[0].query.payload
+        outputs = first.outputs
+        if len(slices) > 1:
+            outputs = tuple(dict.fromkeys(name for part in slices for name in part.query.payload.outputs))
+        rows = [(part.query.payload.decoded.inputs, part.start, part.stop) for part in slices]
+        self._running[run.worker] = run
+        self._workers.submit(
+            run.worker, Work(first.model.engine, first.model.spec.inputs, rows, run.batch.size, outputs)
+        )
+
+    def _on_outcome(self, worker: int, outcome: Outcome) -> None:
+        run = self._running[worker]
+        assert run is not None
+        self._running[worker] = None
+        now = self._loop.time()
+        if outcome.fault is not None:
+            _log.error("inference failed", extra={"model": run.batch.model, "fault": str(outcome.fault)})
+            self._obey(self._batcher.fail(worker, now))
+            return
+        _hand_out(run.batch, outcome)
+        self._obey(self._batcher.finish(worker, now))
+        if self._on_batch is not None:
+            self._on_batch(RanBatch(run.batch, outcome.run_s))
+
+
+def _hand_out(batch: Batch, outcome: Outcome) -> None:
+    """Give each query of the batch its rows of the outputs that it asked for."""
+    row = 0
+    names: tuple[str, ...] | None = None
+    for query, start, stop in batch.slices:
+        pending: _Pending = query.payload
+        end = row + stop - start
+        if names is None and len(batch.slices) > 1:
+            names = tuple(dict.fromkeys(name for part in batch.slices for name in part.query.payload.outputs))
+        asked = (
+            outcome.outputs
+            if names is None or names == pending.outputs
+            else [outcome.outputs[names.index(name)] for name in pending.outputs]
+        )
+        pending.parts.append((start, [array[row:end] for array in asked]))
+        row = end
+
+
+def _answer(query: Query) -> None:
+    pending: _Pending = query.payload
+    if pending.answer.done():
+        return
+    parts = sorted(pending.parts, key=lambda part: part[0])
+    outputs = parts[0][1]
+    if len(parts) > 1:
+        outputs = [np.concatenate(arrays) for arrays in zip(*(part[1] for part in parts), strict=True)]
+    now = pending.answer.get_loop().time()
+    pending.answer.set_result(
+        Scored(outputs, "cpu", query.batches, query.started_s - query.arrival_s, now - query.started_s)
+    )
+
+
+def _refuse(drop: Drop) -> None:
+    pending: _Pending = drop.query.payload
+    if not pending.answer.done():
+        pending.answer.set_exception(_DROPS[drop.reason]())

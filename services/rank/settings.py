@@ -1,0 +1,94 @@
+"""The server's settings: flags, then environment variables, then a TOML file, then these defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from deeprecsys.client import DEFAULT_MAX_MESSAGE_BYTES
+from deeprecsys.errors import InvalidSettingError
+
+ENV_PREFIX = "DEEPRECSYS_"
+
+
+class ServeSettings(BaseSettings):
+    """What `deeprecsys serve` can be told."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    repository: Path = Field(
+        Path("model_repository"), description="directory of the models, in Triton's layout"
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(0, ge=0, le=1024, description="CPU worker threads; 0 takes one per usable core")
+    policy: Literal["static", "paper", "adaptive"] = Field("adaptive", description="how batches are formed")
+    batch_size: int = Field(
+        0, ge=0, description="batch size of every model; 0 takes what warm-up finds cheapest"
+    )
+    max_candidates: int = Field(4096, ge=1, le=1 << 24, description="most candidates in one query")
+    max_message_bytes: int = Field(
+        DEFAULT_MAX_MESSAGE_BYTES, ge=1024, le=(1 << 31) - 1, description="largest message, either way"
+    )
+    max_waiting: int = Field(
+        65536, ge=1, description="candidates that may wait per model before queries are refused"
+    )
+    max_queries: int = Field(1024, ge=1, description="queries that may be inside the server at once")
+    warmup_s: float = Field(
+        0.5, gt=0, le=60, description="seconds spent on timing each model's first batches"
+    )
+    drain_s: float = Field(
+        30.0, ge=0, le=3600, description="seconds that queries in flight get after SIGTERM"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources; the file is the ``toml_file`` of the class's own model_config."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None, flags: dict[str, Any]) -> ServeSettings:
+    """Join flags (None where not given), environment and file; InvalidSettingError names each wrong setting."""
+    path = config or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    if path and not Path(path).is_file():
+        raise InvalidSettingError(f"config file {path}: no such file")
+
+    class _Settings(ServeSettings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return _Settings(**given)
+    except ValidationError as error:
+        raise InvalidSettingError("; ".join(_explain(fault, given) for fault in error.errors())) from error
+    except (SettingsError, ValueError) as error:
+        raise InvalidSettingError(f"config file {path}: {error}") from error
+
+
+def _explain(fault: Any, given: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in fault["loc"]) or "settings"
+    if fault["type"] == "extra_forbidden":
+        known = ", ".join(ServeSettings.model_fields)
+        return f"{name}: there is no such setting; known: {known}"
+    source = (
+        f"--{name.replace('_', '-')}" if name in given else f"{ENV_PREFIX}{name.upper()} or the config file"
+    )
+    return f"{name} (from {source}): {fault['msg']}, not {fault['input']!r}"

@@ -1,0 +1,89 @@
+"""Warm-up: a model's first batches, timed, so that the scheduler starts from this machine and not from a guess."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from deeprecsys.errors import RepositoryError
+from deeprecsys.tensors import Array
+from services.rank.engine import Engine, EngineError
+from services.rank.model import InputSpec, ModelSpec
+
+LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one batch of each size, on one thread with fresh inputs."""
+
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+
+def warm_up(engine: Engine, spec: ModelSpec, budget_s: float) -> Timing:
+    """Run batches of growing size until the ladder, the target or the budget in seconds ends.
+
+    Raises RepositoryError when the model fails on valid inputs or does not return one row per candidate.
+    """
+    rng = np.random.default_rng(0)
+    _run(engine, spec, _inputs(spec, 1, rng))
+    started_s = time.perf_counter()
+    sizes: list[int] = []
+    seconds: list[float] = []
+    for size in LADDER:
+        if size > spec.largest_batch:
+            break
+        sizes.append(size)
+        seconds.append(_median_run_s(engine, spec, size, rng))
+        # The next size takes about twice as long.
+        if (
+            time.perf_counter() - started_s + 2 * REPEATS * seconds[-1] > budget_s
+            or seconds[-1] > spec.sla.seconds
+        ):
+            break
+    return Timing(tuple(sizes), tuple(seconds))
+
+
+def _median_run_s(engine: Engine, spec: ModelSpec, size: int, rng: np.random.Generator) -> float:
+    _run(engine, spec, _inputs(spec, size, rng))  # the first of a size grows the arena and touches new rows
+    return float(np.median([_run(engine, spec, _inputs(spec, size, rng)) for _ in range(REPEATS)]))
+
+
+def _run(engine: Engine, spec: ModelSpec, inputs: Mapping[str, Array]) -> float:
+    size = len(next(iter(inputs.values())))
+    started_s = time.perf_counter()
+    try:
+        (scores,) = engine.run(inputs, [spec.score_output])
+    except EngineError as error:
+        raise RepositoryError(
+            f"fails on a valid batch of {size}: {str(error).splitlines()[0][:300]}"
+        ) from error
+    run_s = time.perf_counter() - started_s
+    columns = max(1, len(spec.tasks))
+    if scores.shape not in {(size, columns), (size,) if columns == 1 else (size, columns)}:
+        raise RepositoryError(
+            f'output "{spec.score_output}" has the shape {list(scores.shape)} for {size} candidates; '
+            f"axis 0 must be the candidates"
+        )
+    return run_s
+
+
+def _inputs(spec: ModelSpec, size: int, rng: np.random.Generator) -> dict[str, Array]:
+    return {declared.name: _random_input(declared, size, rng) for declared in spec.inputs}
+
+
+def _random_input(declared: InputSpec, size: int, rng: np.random.Generator) -> Array:
+    """Return a valid input: ids spread over their tables, so that no cache flatters the timing."""
+    shape = (size, *(1 if axis == -1 else axis for axis in declared.shape))
+    if declared.id_rows is not None:
+        per_column = declared.id_rows if len(declared.id_rows) > 1 else declared.id_rows[0]
+        high = np.asarray(per_column).reshape((1, -1, *[1] * (len(shape) - 2)) if len(shape) > 1 else (-1,))
+        return rng.integers(0, high, size=shape, dtype=np.int64).astype(declared.dtype)
+    if declared.dtype.kind == "f":
+        return rng.random(shape, dtype=np.float32).astype(declared.dtype, copy=False)
+    return np.zeros(shape, dtype=declared.dtype)
