@@ -22,6 +22,8 @@ TRAFFIC_MEMORY_S = 10.0
 """A model counts as being in traffic for so long after its last arrival."""
 
 _RECHECK_TRAFFIC_S = 1.0
+_MOST_DEAD = 64
+"""A lane is swept when more queries than this, and more than half of those it holds, were given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +162,16 @@ class Slice(NamedTuple):
 class Batch:
     """What one inference runs: slices of one or more queries of one model."""
 
-    __slots__ = ("model", "size", "slices", "started_s")
+    __slots__ = ("charged_s", "model", "size", "slices", "started_s")
 
-    def __init__(self, model: str, slices: list[Slice], size: int, started_s: float) -> None:
+    def __init__(
+        self, model: str, slices: list[Slice], size: int, started_s: float, charged_s: float = 0.0
+    ) -> None:
         self.model = model
         self.slices = slices
         self.size = size
         self.started_s = started_s
+        self.charged_s = charged_s  # what its model's share was debited when it began
 
     def __repr__(self) -> str:
         return f"Batch({self.model}, {[(s.query, s.start, s.stop) for s in self.slices]})"
@@ -204,14 +209,15 @@ Instruction = Run | Offload | Complete | Drop
 class _Lane:
     """The waiting queries of one model, and how much of the workers the model has had."""
 
-    __slots__ = ("batch_cap", "heap", "last_arrival_s", "model", "plan", "used_s", "waiting")
+    __slots__ = ("batch_cap", "dead", "heap", "last_arrival_s", "model", "plan", "used_s", "waiting")
 
     def __init__(self, model: str, plan: Plan) -> None:
         self.model = model
         self.plan = plan
         self.heap: list[tuple[float, int, Query]] = []
         self.waiting = 0  # candidates that no worker has been given
-        self.used_s = 0.0  # virtual time: predicted worker seconds handed out, see Batcher._choose_lane
+        self.dead = 0  # queries in the heap that were given up
+        self.used_s = 0.0  # virtual time: worker seconds handed out, see Batcher._choose_lane
         self.last_arrival_s = -math.inf
         self.batch_cap = plan.largest_batch
 
@@ -235,6 +241,7 @@ class Batcher:
         self._idle = list(range(workers - 1, -1, -1))
         self._alone: deque[Slice] = deque()  # slices of failed shared batches, each to be run by itself
         self._sequence = 0
+        self._fair_s = 0.0  # virtual time of the model furthest behind its share
         self._recheck_traffic_s = -math.inf
 
     # ---- what is asked of it ----
@@ -244,8 +251,13 @@ class Batcher:
         return self._lanes[model].plan
 
     def waiting(self, model: str) -> int:
-        """Return how many candidates of this model wait for a worker."""
-        return self._lanes[model].waiting
+        """Return how many candidates of this model wait for a worker; KeyError for an unknown model."""
+        retried = sum(
+            part.stop - part.start
+            for part in self._alone
+            if part.query.model == model and not part.query.dropped
+        )
+        return self._lanes[model].waiting + retried
 
     @property
     def idle_workers(self) -> int:
@@ -264,20 +276,31 @@ class Batcher:
         self._recheck_traffic_s = -math.inf
 
     def remove(self, model: str) -> None:
-        """Forget a model that has nothing waiting; ValueError while it has."""
-        if model in self._backlogged:
+        """Forget a model; KeyError when unknown, ValueError while something of it waits for a worker or runs.
+
+        A query of it that the accelerator still has may finish; if it fails there, it is dropped.
+        """
+        if self.waiting(model):
             raise ValueError(f"{model} still has waiting queries")
+        if any(batch is not None and batch.model == model for batch in self._running):
+            raise ValueError(f"{model} still has running batches")
         del self._lanes[model]
         self._recheck_traffic_s = -math.inf
 
     def arrive(self, query: Query, now: float) -> list[Instruction]:
-        """Take a new query in; KeyError for an unknown model."""
+        """Take a new query in; KeyError for an unknown model, ValueError for a query without candidates."""
         lane = self._lanes[query.model]
+        if query.size < 1:
+            raise ValueError(f"a query has at least 1 candidate, not {query.size}")
         plan = query.plan = lane.plan
-        query.due_s = min(query.expires_s, query.arrival_s + plan.sla_s)
+        due_s = query.arrival_s + plan.sla_s
+        query.due_s = query.expires_s if query.expires_s < due_s else due_s
         if now - lane.last_arrival_s > TRAFFIC_MEMORY_S:
             self._recheck_traffic_s = -math.inf
         lane.last_arrival_s = now
+        if query.expires_s <= now:
+            query.dropped = True
+            return [Drop(query, DropReason.EXPIRED)]
         threshold = plan.point.offload_from
         if threshold is not None and query.size >= threshold:
             query.offloaded = True
@@ -292,7 +315,7 @@ class Batcher:
     def finish(self, worker: int, now: float) -> list[Instruction]:
         """Note that the worker's batch has been scored, and give the worker its next one."""
         instructions: list[Instruction] = []
-        for query, start, stop in self._release(worker).slices:
+        for query, start, stop in self._release(worker, now).slices:
             query.scored += stop - start
             if query.scored == query.size and not query.dropped:
                 instructions.append(Complete(query))
@@ -302,8 +325,8 @@ class Batcher:
     def fail(self, worker: int, now: float) -> list[Instruction]:
         """Note that the worker's batch failed: a lone query is dropped, batch-mates are each tried by themselves."""
         instructions: list[Instruction] = []
-        batch = self._release(worker)
-        if len({id(part.query) for part in batch.slices}) > 1:
+        batch = self._release(worker, now)
+        if len(batch.slices) > 1:
             self._alone.extend(part for part in batch.slices if not part.query.dropped)
         else:
             query = batch.slices[0].query
@@ -327,12 +350,16 @@ class Batcher:
         if query.dropped:
             return []
         query.started_s = math.nan
-        self._enqueue(self._lanes[query.model], query)
+        lane = self._lanes.get(query.model)
+        if lane is None or query.expires_s <= now:
+            query.dropped = True
+            return [Drop(query, DropReason.FAILED if lane is None else DropReason.EXPIRED)]
+        self._enqueue(lane, query)
         return self._feed_idle(now) if self._idle else []
 
     def cancel(self, query: Query) -> None:
-        """Give a query up: what is not running will never run. Harmless for a query that has ended."""
-        if not query.dropped and query.scored < query.size:
+        """Give a query up: what is not running will never run. Harmless for one that has ended or never arrived."""
+        if query.plan is not None and not query.dropped and query.scored < query.size:
             self._forget(query)
 
     # ---- forming batches ----
@@ -340,8 +367,7 @@ class Batcher:
     def _enqueue(self, lane: _Lane, query: Query) -> None:
         if not lane.waiting:
             # A model that comes back does not bring the share it left unused.
-            floor = min((other.used_s for other in self._backlogged.values()), default=lane.used_s)
-            lane.used_s = max(lane.used_s, floor)
+            lane.used_s = max(lane.used_s, self._fair_s)
             self._backlogged[lane.model] = lane
         lane.waiting += query.size
         self._sequence += 1
@@ -356,20 +382,35 @@ class Batcher:
 
     def _forget(self, query: Query) -> None:
         query.dropped = True
-        if query.offloaded:
-            return
+        remaining = query.size - query.handed
+        if query.offloaded or not remaining:
+            return  # it is in no heap
         lane = self._lanes[query.model]
-        lane.waiting -= query.size - query.handed
+        lane.waiting -= remaining
+        lane.dead += 1
         if not lane.waiting:
-            lane.heap.clear()
-            self._backlogged.pop(lane.model, None)
+            self._retire(lane)
+        elif lane.dead > _MOST_DEAD and 2 * lane.dead > len(lane.heap):
+            lane.heap[:] = [entry for entry in lane.heap if not entry[2].dropped]
+            heapq.heapify(lane.heap)
+            lane.dead = 0
 
-    def _release(self, worker: int) -> Batch:
+    def _retire(self, lane: _Lane) -> None:
+        """Nothing of the lane waits any more: what its heap still holds was given up."""
+        lane.heap.clear()
+        lane.dead = 0
+        self._backlogged.pop(lane.model, None)
+
+    def _release(self, worker: int, now: float) -> Batch:
         batch = self._running[worker]
         if batch is None:
             raise ValueError(f"worker {worker} runs nothing")
         self._running[worker] = None
         self._idle.append(worker)
+        lane = self._lanes.get(batch.model)
+        if lane is not None:
+            # The share counts what a batch took: it was debited what it was predicted to take.
+            lane.used_s += now - batch.started_s - batch.charged_s
         return batch
 
     def _feed_idle(self, now: float) -> list[Instruction]:
@@ -386,16 +427,24 @@ class Batcher:
     def _next_batch(self, now: float, instructions: list[Instruction]) -> Batch | None:
         while self._alone:
             part = self._alone.popleft()
-            if not part.query.dropped:
-                part.query.batches += 1
-                return Batch(part.query.model, [part], part.stop - part.start, now)
+            query = part.query
+            if query.expires_s <= now and not query.dropped:
+                self._forget(query)
+                instructions.append(Drop(query, DropReason.EXPIRED))
+            if not query.dropped:
+                query.batches += 1
+                return self._charged(self._lanes[query.model], [part], part.stop - part.start, now)
         while self._backlogged:
             lane = self._choose_lane(now, instructions)
             slices, size = self._fill(lane, now, instructions)
             if size:
-                lane.used_s += lane.plan.run_s(size)
-                return Batch(lane.model, slices, size, now)
+                return self._charged(lane, slices, size, now)
         return None
+
+    def _charged(self, lane: _Lane, slices: list[Slice], size: int, now: float) -> Batch:
+        charged_s = lane.plan.run_s(size)
+        lane.used_s += charged_s
+        return Batch(lane.model, slices, size, now, charged_s)
 
     def _fill(self, lane: _Lane, now: float, instructions: list[Instruction]) -> tuple[list[Slice], int]:
         """Take slices off the lane, first in order first, up to the batch size of the first query's plan."""
@@ -403,13 +452,19 @@ class Batcher:
         size = 0
         room = 0
         heap = lane.heap
+        plan: Plan | None = None
         while (query := self._head(lane, now, instructions)) is not None:
             remaining = query.size - query.handed
-            if not slices:
-                room = limit = self._limit(lane, query, now)
-                take = min(limit, remaining, self._cut(query, remaining, limit))
-            else:
-                take = min(room, remaining)
+            if query.plan is not plan:
+                # A batch keeps within the limit of every query in it, also while the plan changes.
+                plan = query.plan
+                limit = self._limit(lane, query, now)
+                room = min(room, limit - size) if slices else limit
+            if room <= 0:
+                break
+            take = remaining if remaining < room else room
+            if not slices and self.policy.cut:
+                take = min(take, self._cut(query, remaining, room))
             start = query.handed
             query.handed = stop = start + take
             query.batches += 1
@@ -419,14 +474,15 @@ class Batcher:
             size += take
             room -= take
             lane.waiting -= take
-            if stop == query.size:
-                heapq.heappop(heap)
-                if not lane.waiting:
-                    self._backlogged.pop(lane.model, None)
-            elif self.policy.overtaking is not None:
-                # Less remains, so the key falls: the root stays the root.
-                heap[0] = (self._key(query), heap[0][1], query)
-            if room <= 0 or stop < query.size or not self.policy.coalesce or lane.plan.whole:
+            if stop < query.size:
+                if self.policy.overtaking is not None:
+                    # Less remains, so the key falls: the root stays the root.
+                    heap[0] = (self._key(query), heap[0][1], query)
+                break
+            heapq.heappop(heap)
+            if not lane.waiting:
+                self._retire(lane)
+            if room <= 0 or not self.policy.coalesce or lane.plan.whole:
                 break
         return slices, size
 
@@ -437,8 +493,8 @@ class Batcher:
             query = heap[0][2]
             if query.dropped:
                 heapq.heappop(heap)
+                lane.dead -= 1
             elif query.expires_s <= now:
-                heapq.heappop(heap)
                 self._forget(query)
                 instructions.append(Drop(query, DropReason.EXPIRED))
             else:
@@ -457,8 +513,6 @@ class Batcher:
 
     def _cut(self, query: Query, remaining: int, limit: int) -> int:
         """Return how many candidates one of several idle workers takes, so that all of them finish together."""
-        if not self.policy.cut:
-            return remaining
         idle = len(self._idle)
         plan = query.plan
         assert plan is not None
@@ -490,9 +544,10 @@ class Batcher:
         is late for ever; without this rule its lateness would win every comparison and break the others.
         """
         lanes = list(self._backlogged.values())
+        fair_s = min(lane.used_s for lane in lanes)
+        self._fair_s = max(self._fair_s, fair_s)
         if len(lanes) == 1:
             return lanes[0]
-        fair_s = min(lane.used_s for lane in lanes)
         chosen, best = lanes[0], (True, math.inf)
         for lane in lanes:
             query = self._head(lane, now, instructions)

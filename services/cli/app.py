@@ -37,3 +37,7 @@ def main() -> None:
 def _fail(error: DeepRecSysError, code: int) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

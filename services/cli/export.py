@@ -16,7 +16,9 @@ from services.models.spec import SLUGS
 
 
 def export(
-    models: Annotated[list[str] | None, typer.Argument(help="which of the eight; all when none is named")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="which of the eight; all when none is named")
+    ] = None,
     repository: Annotated[Path, typer.Option(help="where the models go")] = Path("model_repository"),
     scale: Annotated[str, typer.Option(help="rows of the tables: tiny, laptop or paper")] = "laptop",
     seed: Annotated[int, typer.Option(help="seed of the weights")] = 0,
@@ -29,7 +31,9 @@ def export(
 
     A version that is there already is left alone. A model that fails its check is not published.
     """
-    results = run_export(Console(stderr=True), models or list(SLUGS), repository, scale, seed, version, override or [])
+    results = run_export(
+        Console(stderr=True), models or list(SLUGS), repository, scale, seed, version, override or []
+    )
     print_exported(Console(), results, repository)
 
 
@@ -63,7 +67,11 @@ def print_exported(console: Console, results: tuple[exporting.Exported, ...], re
     for result in results:
         checked = ("already there", "") if result.parity is None else _checked(result.parity)
         table.add_row(
-            result.slug, str(result.version), f"{result.table_bytes / 1e6:.0f}", *checked, f"{result.seconds:.1f}"
+            result.slug,
+            str(result.version),
+            f"{result.table_bytes / 1e6:.0f}",
+            *checked,
+            f"{result.seconds:.1f}",
         )
     console.print(table)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -106,16 +107,19 @@ def _write(path: Path | None, result: dict[str, Any]) -> None:
 def _live(console: Console) -> Iterator[Callable[[driver.Progress], None]]:
     """Show one line that follows the run, gone when it ends."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    # Refreshed by hand: rich's own thread redraws ten times a second and makes the driver send late.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("connecting, building requests", total=None)
 
         def show(now: driver.Progress) -> None:
             tail = " ".join(
-                f"{name} {_ms(value)}"
+                f"{name} {_ms(value)} ms"
                 for name, value in (("p50", now.p50_s), ("p95", now.p95_s), ("p99", now.p99_s))
             )
             errors = " ".join(f"[red]{code} {n}[/red]" for code, n in now.codes.items() if code != "OK")
-            bar.update(task, description=f"{tail} {errors}", completed=now.sent, total=now.total)
+            bar.update(
+                task, description=f"{tail} {errors}", completed=now.sent, total=now.total, refresh=True
+            )
 
         yield show
 
@@ -141,8 +145,11 @@ def _print_run(console: Console, result: LoadResult) -> None:
 
 
 def _print_search(console: Console, result: MaxResult) -> None:
-    table = Table(title=f"{result.model}: p{result.sla.percentile:g} within {_ms(result.sla.seconds)}")
-    for column in ("queries/s", "p50", "p95", "p99", "met"):
+    table = Table(
+        title=f"{result.model}: p{result.sla.percentile:g} within {_ms(result.sla.seconds)} ms",
+        box=SIMPLE_HEAD,
+    )
+    for column in ("queries/s", "p50 ms", "p95 ms", "p99 ms", "met"):
         table.add_column(column, justify="right" if column != "met" else "left")
     for probe in result.capacity.probes:
         m = probe.measurement
@@ -158,9 +165,9 @@ def _print_search(console: Console, result: MaxResult) -> None:
 
 
 def _table(models: tuple[ModelResult, ...]) -> Table:
-    table = Table()
+    table = Table(box=None, pad_edge=False)
     table.add_column("model")
-    for column in ("SLA", "p50", "p95", "p99", "queries/s", "candidates/s"):
+    for column in ("SLA ms", "p50 ms", "p95 ms", "p99 ms", "queries/s", "candidates/s"):
         table.add_column(column, justify="right")
     table.add_column("SLA met")
     table.add_column("errors")
@@ -181,4 +188,7 @@ def _table(models: tuple[ModelResult, ...]) -> Table:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms" if seconds < float("inf") else "none"
+    """Write milliseconds with three figures; "none" for the infinity of a query without an answer."""
+    if seconds == float("inf"):
+        return "none"
+    return f"{seconds * 1e3:.3g}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"

@@ -1,0 +1,301 @@
+"""One simulated node: the very Batcher and Controller of the live server, driven by a heap of events.
+
+Time is a number. Events at one instant keep the order in which they were made, so a run is the same from the same
+seed, and the schedule of queries is drawn before (``workload.draw_schedule``), the same for every policy compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from scheduler.batching import Batch, Batcher, Complete, Instruction, Offload, Plan, Policy, Query, Run
+from scheduler.latency import BackendProfile
+
+F64Array = NDArray[np.float64]
+
+Draw = Callable[[int, int, float], float]
+"""(candidates, cores at work with this one included, now in seconds) -> seconds that the inference takes."""
+
+ServiceLaw = Callable[[Generator], Draw]
+"""Makes a Draw for one run, its randomness from the run's generator. Infinite seconds: the inference fails at once."""
+
+_NOISE = 1 << 14
+
+
+def linear(
+    fixed_s: float, per_candidate_s: float, *, sigma: float = 0.0, contention: float = 0.0
+) -> ServiceLaw:
+    """Service of fixed_s + per_candidate_s * n, times 1 + contention * (other cores at work), log-normal about it.
+
+    ``sigma`` is the spread of the noise's logarithm; its mean is 1.
+    """
+
+    def make(rng: Generator) -> Draw:
+        noise = _noise(rng, sigma)
+
+        def draw(candidates: int, busy: int, _now: float) -> float:
+            return (fixed_s + per_candidate_s * candidates) * (1 + contention * (busy - 1)) * noise()
+
+        return draw
+
+    return make
+
+
+def measured(backend: BackendProfile, cores: int, largest: int = 1024) -> ServiceLaw:
+    """Service as a profile has it: between ``alone`` and ``busy`` by the cores at work, log-normal about the mean."""
+    alone = backend.alone.table_s(largest)
+    # Per core at work besides this one; a profile of one core has no such thing.
+    slope = (backend.busy.table_s(largest) - alone) / max(1, cores - 1)
+    sigma = backend.busy.sigma if cores > 1 else backend.alone.sigma
+
+    def make(rng: Generator) -> Draw:
+        noise = _noise(rng, sigma)
+        mean_s, each_s = alone.tolist(), slope.tolist()
+
+        def draw(candidates: int, busy: int, _now: float) -> float:
+            n = min(candidates, largest)
+            seconds: float = mean_s[n] + each_s[n] * (busy - 1)
+            return seconds * (candidates / n) * noise()
+
+        return draw
+
+    return make
+
+
+def _noise(rng: Generator, sigma: float) -> Callable[[], float]:
+    """Return a log-normal factor of mean 1 at each call; drawing singly would cost more than the simulation."""
+    if sigma <= 0:
+        return lambda: 1.0
+    drawn: list[float] = []
+
+    def draw() -> float:
+        if not drawn:
+            drawn.extend(rng.lognormal(-sigma * sigma / 2, sigma, _NOISE).tolist())
+        return drawn.pop()
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Node:
+    """The simulated machine.
+
+    ``cpu`` and ``accelerator``: a service law for each model; a model that the accelerator lacks must not be
+    offloaded. ``accelerator_slots``: whole queries that the accelerator takes at once. ``front_end_s``: what each
+    query costs the one thread before the batcher, which serves one query after the other.
+    """
+
+    cores: int
+    cpu: Mapping[str, ServiceLaw]
+    accelerator: Mapping[str, ServiceLaw] = field(default_factory=dict)
+    accelerator_slots: int = 1
+    front_end_s: float = 0.0
+
+
+class Decided(Protocol):
+    """What a decision must tell the simulator: from now on this plan holds for the model."""
+
+    @property
+    def model(self) -> str:
+        """The model."""
+
+    @property
+    def plan(self) -> Plan:
+        """Its new plan."""
+
+
+class Steering(Protocol):
+    """What steers a run: the Controller satisfies it."""
+
+    window_s: float
+
+    def observe_arrival(self, query: Query, now: float) -> None:
+        """Note a query."""
+
+    def observe_batch(self, batch: Batch, now: float) -> None:
+        """Note that a batch has run, from its start until now."""
+
+    def observe(self, query: Query, now: float) -> None:
+        """Note that a query is complete."""
+
+    def decide(self, now: float) -> Sequence[Decided]:
+        """Return what changes; asked once a window."""
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """What a run showed.
+
+    latency_s: float64 [Q] seconds from the arrival, infinite for queries without an answer. offloaded: bool [Q].
+    batches: how many inferences the cores ran. busy_s: core seconds they took. decisions: (seconds, decision).
+    """
+
+    latency_s: F64Array
+    offloaded: NDArray[np.bool_]
+    batches: int
+    busy_s: float
+    decisions: tuple[tuple[float, Any], ...]
+
+
+def simulate(
+    node: Node,
+    policy: Policy,
+    plans: Mapping[str, Plan],
+    arrival_s: F64Array,
+    size: NDArray[np.integer[Any]],
+    model: str | Sequence[str],
+    *,
+    seed: int | Sequence[int] = 0,
+    deadline_s: F64Array | None = None,
+    max_waiting: int = 1 << 20,
+    controller: Steering | None = None,
+) -> Simulated:
+    """Run queries through a node.
+
+    arrival_s: float64 [Q], ascending seconds. size: integers [Q], candidates. model: one for all, or [Q] of them.
+    deadline_s: float64 [Q], the clients' own, on the clock of ``arrival_s``. Raises KeyError for a model that the
+    node or the plans lack.
+    """
+    batcher = Batcher(node.cores, policy, max_waiting)
+    for name, plan in plans.items():
+        batcher.set_plan(name, plan)
+    run = _Run(node, batcher, len(arrival_s), seed, controller)
+    enter_s = _through_front_end(arrival_s, node.front_end_s).tolist()
+    models = [model] * len(arrival_s) if isinstance(model, str) else model
+    expires_s = [math.inf] * len(arrival_s) if deadline_s is None else deadline_s.tolist()
+    for index, (name, n, arrived, entered, expires) in enumerate(
+        zip(models, size.tolist(), arrival_s.tolist(), enter_s, expires_s, strict=True)
+    ):
+        run.until(entered)
+        run.arrive(Query(name, n, arrived, expires, index), entered)
+    run.until(math.inf)
+    return Simulated(run.latency_s, run.offloaded, run.batches, run.busy_s, tuple(run.decisions))
+
+
+def _through_front_end(arrival_s: F64Array, each_s: float) -> F64Array:
+    """When queries leave a thread that takes ``each_s`` for each in turn (Lindley's recursion, unrolled)."""
+    if each_s <= 0:
+        return arrival_s
+    turn = np.arange(len(arrival_s)) * each_s
+    return np.asarray(np.maximum.accumulate(arrival_s - turn) + turn + each_s)
+
+
+class _Run:
+    """The state of one simulation."""
+
+    def __init__(
+        self,
+        node: Node,
+        batcher: Batcher,
+        queries: int,
+        seed: int | Sequence[int],
+        controller: Steering | None,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.batcher = batcher
+        self.cpu = {name: law(rng) for name, law in node.cpu.items()}
+        self.accelerator = {name: law(rng) for name, law in node.accelerator.items()}
+        self.cores = node.cores
+        self.free_slots = node.accelerator_slots
+        self.slots = node.accelerator_slots
+        self.queued: deque[Query] = deque()  # offloaded, waiting for a slot
+        # (time, counter, worker or -1, what ran there, whether it failed)
+        self.heap: list[tuple[float, int, int, Any, bool]] = []
+        self.counter = 0
+        self.latency_s = np.full(queries, math.inf)
+        self.offloaded = np.zeros(queries, dtype=np.bool_)
+        self.batches = 0
+        self.busy_s = 0.0
+        self.controller = controller
+        self.decisions: list[tuple[float, Any]] = []
+        self.next_decision_s = controller.window_s if controller else math.inf
+
+    def until(self, time_s: float) -> None:
+        """Run every event up to the time."""
+        heap = self.heap
+        while heap and heap[0][0] <= time_s:
+            now, _, worker, what, failed = heappop(heap)
+            if now >= self.next_decision_s:
+                self.decide(now)
+            if worker >= 0:
+                if self.controller is not None and not failed:
+                    self.controller.observe_batch(what, now)
+                done = self.batcher.fail(worker, now) if failed else self.batcher.finish(worker, now)
+                self.follow(done, now)
+            else:
+                self.accelerator_done(what, now, failed)
+
+    def arrive(self, query: Query, now: float) -> None:
+        """Hand the next query to the batcher."""
+        if now >= self.next_decision_s:
+            self.decide(now)
+        if self.controller is not None:
+            self.controller.observe_arrival(query, now)
+        instructions = self.batcher.arrive(query, now)
+        if instructions:
+            self.follow(instructions, now)
+
+    def follow(self, instructions: list[Instruction], now: float) -> None:
+        """Do what the batcher says."""
+        for instruction in instructions:
+            if isinstance(instruction, Run):
+                self.start(instruction.worker, instruction.batch, now)
+            elif isinstance(instruction, Complete):
+                query = instruction.query
+                self.latency_s[query.payload] = now - query.arrival_s
+                if self.controller is not None:
+                    self.controller.observe(query, now)
+            elif isinstance(instruction, Offload):
+                self.offloaded[instruction.query.payload] = True
+                self.queued.append(instruction.query)
+                self.fill_slots(now)
+
+    def start(self, worker: int, batch: Batch, now: float) -> None:
+        """Let a core run a batch."""
+        busy = self.cores - self.batcher.idle_workers
+        seconds = self.cpu[batch.model](batch.size, busy, now)
+        failed = seconds == math.inf
+        if failed:
+            seconds = 0.0
+        self.batches += 1
+        self.busy_s += seconds
+        self.counter += 1
+        heappush(self.heap, (now + seconds, self.counter, worker, batch, failed))
+
+    def fill_slots(self, now: float) -> None:
+        """Let the accelerator take what waits for it."""
+        while self.free_slots and self.queued:
+            query = self.queued.popleft()
+            self.free_slots -= 1
+            seconds = self.accelerator[query.model](query.size, self.slots - self.free_slots, now)
+            failed = seconds == math.inf
+            self.counter += 1
+            heappush(self.heap, (now if failed else now + seconds, self.counter, -1, query, failed))
+            query.started_s = now
+
+    def accelerator_done(self, query: Query, now: float, failed: bool) -> None:
+        """Free the slot and tell the batcher."""
+        self.free_slots += 1
+        if failed:
+            self.follow(self.batcher.offload_failed(query, now), now)
+        else:
+            self.follow(self.batcher.offload_finished(query), now)
+        self.fill_slots(now)
+
+    def decide(self, now: float) -> None:
+        """Let the controller change plans; the windows without any event in them pass together."""
+        assert self.controller is not None
+        window_s = self.controller.window_s
+        self.next_decision_s = (math.floor(now / window_s) + 1) * window_s
+        for decision in self.controller.decide(now):
+            self.batcher.set_plan(decision.model, decision.plan)
+            self.decisions.append((now, decision))

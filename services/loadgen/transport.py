@@ -1,0 +1,67 @@
+"""How a serialised query reaches a server: one method, so that any server can stand behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import cycle
+from typing import Protocol
+
+import grpc
+
+from deeprecsys.client import channel_options
+from deeprecsys.errors import DeepRecSysError
+
+RANK_METHOD = "/deeprecsys.v1.RankService/Rank"
+UNLIMITED = -1
+
+RawCall = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
+
+class SendFailedError(DeepRecSysError):
+    """A query got no answer; ``code`` says why in gRPC's terms, whatever the transport is."""
+
+    def __init__(self, code: grpc.StatusCode, message: str = "") -> None:
+        self.code = code
+        super().__init__(f"{code.name}: {message}" if message else code.name)
+
+
+class Transport(Protocol):
+    """Anything that takes a serialised query to a server and brings the serialised answer back."""
+
+    async def send(self, payload: bytes, timeout_s: float | None) -> bytes:
+        """Return the answer; raises SendFailedError when there is none within ``timeout_s`` (None: no limit)."""
+        ...
+
+
+class GrpcTransport:
+    """RankService.Rank over grpc.aio, bytes in and bytes out. Make and close it inside the running loop.
+
+    ``channels``: connections, taken in turn.
+    """
+
+    def __init__(self, target: str, channels: int = 1) -> None:
+        options = [
+            *channel_options(UNLIMITED),
+            # Channels with equal options would share one connection.
+            ("grpc.use_local_subchannel_pool", 1),
+            # A server that comes back is noticed within a second, not within two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        self._channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(channels)]
+        # Without serialisers grpc passes bytes through as they are.
+        calls: list[RawCall] = [channel.unary_unary(RANK_METHOD) for channel in self._channels]
+        self._calls = cycle(calls)
+
+    async def send(self, payload: bytes, timeout_s: float | None) -> bytes:
+        """Return the serialised RankResponse; raises SendFailedError with the call's code."""
+        try:
+            answer: bytes = await next(self._calls)(payload, timeout=timeout_s)
+        except grpc.aio.AioRpcError as failure:
+            raise SendFailedError(failure.code(), failure.details() or "") from failure
+        return answer
+
+    async def close(self) -> None:
+        """Close the connections; calls in flight are cancelled."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))

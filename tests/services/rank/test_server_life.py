@@ -1,0 +1,171 @@
+"""The server as a process: what an operator sees from the first line to the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from deeprecsys import AsyncRankClient
+from deeprecsys.errors import UnavailableError
+from tests.conftest import linear_scores
+
+ROOT = Path(__file__).parents[3]
+COMMAND = [sys.executable, "-m", "services.cli.app"]
+
+
+def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@asynccontextmanager
+async def process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    child = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "serve",
+        "--port",
+        "0",
+        *arguments,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            line = (await child.stdout.readline()).decode()
+        assert line.startswith("listening on "), line
+        yield child, line.split()[-1]
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+async def test_a_drain_under_load_loses_no_accepted_query_and_exits_0(repository: Path) -> None:
+    rng = np.random.default_rng(0)
+    dense, ids = rng.normal(size=(4000, 3)).astype(np.float32), rng.integers(0, 8, (4000, 2), dtype=np.int32)
+    expected = linear_scores(dense, ids)
+    async with process("--repository", str(repository), "--batch-size", "1") as (child, address):
+        async with AsyncRankClient(address) as client:
+            calls = [
+                asyncio.create_task(client.rank("linear", {"dense": dense, "ids": ids})) for _ in range(6)
+            ]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            child.send_signal(signal.SIGTERM)
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert await child.wait() == 0
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            assert isinstance(answer, UnavailableError), answer  # refused, not lost
+        else:
+            np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
+    assert sum(not isinstance(answer, BaseException) for answer in answers) >= 1
+
+
+async def test_health_says_not_serving_before_the_process_ends(repository: Path) -> None:
+    async with process("--repository", str(repository)) as (child, address):
+        async with grpc.aio.insecure_channel(address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            first = await watch.read()
+            child.send_signal(signal.SIGTERM)
+            second = await watch.read()
+        assert await child.wait() == 0
+    serving = health_pb2.HealthCheckResponse
+    assert (first.status, second.status) == (serving.SERVING, serving.NOT_SERVING)
+
+
+async def test_ctrl_c_is_a_clean_end(repository: Path) -> None:
+    async with process("--repository", str(repository)) as (child, _):
+        child.send_signal(signal.SIGINT)
+        _, log = await child.communicate()
+    assert child.returncode == 0
+    assert b"Traceback" not in log
+
+
+def test_a_busy_port_is_one_clear_line(repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        failed = cli("serve", "--repository", str(repository), "--port", str(port))
+    assert failed.returncode == 2
+    assert f"error: cannot listen on 127.0.0.1:{port}: the port is in use" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "line"),
+    [
+        (["serve", "--repository", "nowhere"], {}, 1, "model repository nowhere: No such file or directory"),
+        (
+            ["serve", "--policy", "best"],
+            {},
+            2,
+            "policy (from --policy): Input should be 'static', 'paper' or",
+        ),
+        (
+            ["serve", "--port", "70000"],
+            {},
+            2,
+            "port (from --port): Input should be less than or equal to 65535",
+        ),
+        (
+            ["serve"],
+            {"DEEPRECSYS_PORT": "http"},
+            2,
+            "port (from DEEPRECSYS_PORT or the config file): Input should",
+        ),
+        (["serve"], {"DEEPRECSYS_CONFIG": "no.toml"}, 2, "config file no.toml: no such file"),
+        (["rank", "rmc1", "--target", "127.0.0.1:1", "--timeout", "5"], {}, 1, "127.0.0.1:1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(
+    arguments: list[str], environment: dict[str, str], code: int, line: str
+) -> None:
+    failed = cli(*arguments, **environment)
+    assert failed.returncode == code, failed.stderr
+    last = failed.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert line in last
+    assert "Traceback" not in failed.stderr
+
+
+def test_export_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text('raise ModuleNotFoundError("No module named \'torch\'", name="torch")')
+    failed = cli("export", "ncf", "--repository", str(tmp_path / "r"), PYTHONPATH=str(tmp_path))
+    assert failed.returncode == 1
+    assert 'exporting needs torch; install the extra: pip install "deeprecsys[export]"' in failed.stderr
+
+
+def test_a_file_gives_settings_the_environment_beats_it_and_a_flag_beats_both(tmp_path: Path) -> None:
+    from services.rank.settings import load_settings
+
+    file = tmp_path / "serve.toml"
+    file.write_text('port = 1000\nmax_candidates = 7\npolicy = "paper"\n')
+    os.environ["DEEPRECSYS_MAX_CANDIDATES"] = "8"
+    try:
+        settings = load_settings(file, {"policy": "static", "host": None})
+    finally:
+        del os.environ["DEEPRECSYS_MAX_CANDIDATES"]
+    assert (settings.port, settings.max_candidates, settings.policy) == (1000, 8, "static")
+    assert settings.host == "127.0.0.1"
