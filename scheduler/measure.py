@@ -264,14 +264,9 @@ def max_qps(
         else:
             met, missed = probe, None if missed is not None and missed.qps <= rate else missed
         rate = _next_rate(met, missed, tolerance, floor_qps)
-        if (
-            rate is None
-            and confirm_miss
-            and met is not None
-            and missed is not None
-            and missed.qps not in confirmed
-        ):
-            rate = missed.qps
+        bound = missed if confirm_miss and met is not None else None
+        if rate is None and bound is not None and bound.qps not in confirmed:
+            rate = bound.qps
             confirmed.add(rate)
     return _capacity(met, missed, tuple(probes), finished=rate is None)
 

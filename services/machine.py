@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
+from services.cores import usable_cores
 
 _PACKAGES = ("deeprecsys", "grpcio", "numpy", "onnxruntime", "protobuf", "tritonclient")
 
@@ -39,13 +40,6 @@ def describe_machine() -> Machine:
         python=platform.python_version(),
         versions=_versions(),
     )
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

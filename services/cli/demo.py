@@ -50,6 +50,9 @@ def demo(
             )
             results = _drive_all(console, target, seconds)
     console.print(_table(results))
+    for name, result in results:
+        if result.shortfall is not None:
+            console.print(f"{name}: {result.shortfall}", markup=False)
     console.print("stopped cleanly")
 
 
@@ -68,7 +71,7 @@ def _drive_all(console: Console, target: str, seconds: float) -> list[tuple[str,
     with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("load", total=len(runs))
         for model, users in runs:
-            name = model.name if users == "per_candidate" else f"{model.name}, user side once"
+            name = model.name if users == "per_candidate" else f"{model.name}, user once"
             progress.update(task, description=name, refresh=True)
             results.append((name, _drive(target, model.name, users, seconds)))
             progress.advance(task)
@@ -90,11 +93,11 @@ def _drive(target: str, model: str, users: Users, seconds: float) -> ModelResult
 
 def _table(results: list[tuple[str, ModelResult]]) -> Table:
     table = Table(title="eight models, one after the other")
-    for heading in ("model", "SLA p95", "p50", "p95", "p99", "queries/s", "candidates/s", "SLA met"):
+    for heading in ("model", "SLA p95 ms", "p50", "p95", "p99", "queries/s", "cand./s", "SLA met"):
         table.add_column(heading, justify="left" if heading in ("model", "SLA met") else "right")
     for name, result in results:
         m = result.measurement
-        times = (f"{seconds * 1e3:.1f} ms" for seconds in (result.sla.seconds, m.p50_s, m.p95_s, m.p99_s))
-        met = "yes" if result.shortfall is None else f"no: {result.shortfall}"
+        times = (f"{seconds * 1e3:.1f}" for seconds in (result.sla.seconds, m.p50_s, m.p95_s, m.p99_s))
+        met = "not valid" if m.invalid else "no" if result.shortfall else "yes"
         table.add_row(name, *times, f"{m.completed_qps:.0f}", f"{m.candidates_per_s:.0f}", met)
     return table

@@ -20,7 +20,7 @@ from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
 from scheduler.batching import POLICIES, Batcher, OperatingPoint, Plan
 from scheduler.first_plan import first_plan
 from services.rank.catalogue import Catalogue, ServedModel
-from services.rank.cores import usable_cores
+from services.cores import usable_cores
 from services.rank.cpu import CpuEngine
 from services.rank.dispatcher import Dispatcher
 from services.rank.repository import build_spec, model_directories, read_listing

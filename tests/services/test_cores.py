@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.rank.cores import usable_cores
+from services.cores import usable_cores
 
 
 @pytest.fixture(autouse=True)

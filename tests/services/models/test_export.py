@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from deeprecsys.errors import ExportError, InvalidSettingError
+from services.models import export as export_module
+from services.models.build import build
+from services.models.candidates import random_candidates
+from services.models.export import STEPS, Exported, Progress, export, export_one
+from services.models.parity import MAX_ERROR, MIN_REDRAW_MOVE, MIN_SCORE_STD, onnx_scorer
+from services.models.spec import SLUGS, ModelSpec, spec_for
+
+SMALL = {"ids_rows": 90, "ids_lookups": 4, "ids_tables": 3}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def onnx_path(found: Exported) -> Path:
+    return found.path / "model.onnx"
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_an_exported_model_agrees_with_torch_and_every_table_matters(exported: dict[str, Exported], slug: str) -> None:
+    found = exported[slug].parity
+    assert found is not None
+    assert found.max_error <= MAX_ERROR
+    assert found.score_std >= MIN_SCORE_STD
+    assert found.smallest_redraw_move >= MIN_REDRAW_MOVE
+    assert found.rolled_error > 100 * MAX_ERROR
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_any_number_of_candidates_is_scored_and_each_alone(exported: dict[str, Exported], slug: str) -> None:
+    spec, score = spec_for(slug, "tiny"), onnx_scorer(onnx_path(exported[slug]))
+    inputs = random_candidates(spec, 300, np.random.default_rng(0))
+    together = score(inputs)
+    assert {name: array.shape[1:] for name, array in together.items()} == spec.outputs
+    assert all(np.all((array > 0) & (array < 1)) for array in together.values())
+    alone = score({name: array[123:124] for name, array in inputs.items()})
+    for name, array in alone.items():
+        np.testing.assert_allclose(array, together[name][123:124], atol=1e-5)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_graph_has_no_loop_and_the_contracts_inputs(exported: dict[str, Exported], slug: str) -> None:
+    spec, graph = spec_for(slug, "tiny"), onnx.load(onnx_path(exported[slug])).graph
+    assert not {node.op_type for node in graph.node} & {"Loop", "Scan", "If", "GatherND"}
+    types = {i.name: i.type.tensor_type for i in graph.input}
+    assert list(types) == list(spec.inputs)
+    assert all(t.shape.dim[0].dim_param for t in types.values())
+    assert {name: t.elem_type == onnx.TensorProto.FLOAT for name, t in types.items()} == {
+        name: name == "dense" for name in types
+    }
+    assert [o.name for o in graph.output] == list(spec.outputs)
+
+
+@pytest.mark.parametrize("slug", ["din", "dien"])
+def test_two_class_scores_are_the_probability_of_class_1(exported: dict[str, Exported], slug: str) -> None:
+    inputs = random_candidates(spec_for(slug, "tiny"), 9, np.random.default_rng(1))
+    found = onnx_scorer(onnx_path(exported[slug]))(inputs)
+    np.testing.assert_array_equal(found["score"], found["probabilities"][:, 1:])
+    np.testing.assert_allclose(found["probabilities"].sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_file_tells_nothing_of_the_machine_it_was_made_on(exported: dict[str, Exported], slug: str) -> None:
+    blob = onnx_path(exported[slug]).read_bytes()
+    for trace in (b"site-packages", b"services/models", b"File \"", b"stack_trace", str(Path.cwd()).encode(), b"/tmp/"):
+        assert trace not in blob
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_model_directory_holds_the_config_and_the_version_and_nothing_else(
+    exported: dict[str, Exported], slug: str
+) -> None:
+    place = exported[slug].path
+    assert {p.name for p in place.parent.iterdir()} == {"1", "config.pbtxt"}
+    assert {p.name for p in place.iterdir()} <= {"model.onnx", "model.onnx.data"}
+    assert not [p for p in place.parent.parent.iterdir() if p.name not in SLUGS]
+
+
+def test_progress_names_every_step_of_every_model(exported: dict[str, Exported], steps: list[Progress]) -> None:
+    assert steps == [Progress(slug, step, n, 8) for n, slug in enumerate(SLUGS, 1) for step in STEPS]
+
+
+@pytest.mark.parametrize("slug", ["rmc1", "ncf"])
+def test_exporting_twice_gives_the_same_bytes(exported: dict[str, Exported], slug: str, repository: Path) -> None:
+    export([slug], repository, "tiny", seed=3)
+    assert contents(repository / slug) == contents(exported[slug].path.parent)
+
+
+def test_another_seed_gives_other_scores() -> None:
+    spec = spec_for("rmc1", "tiny", **SMALL)
+    inputs = {k: torch.from_numpy(v) for k, v in random_candidates(spec, 5, np.random.default_rng(0)).items()}
+    one, same, other = (build(spec, seed)(**inputs) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other, atol=0.01)
+
+
+def test_building_leaves_torchs_own_generator_and_threads_alone() -> None:
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    build(spec_for("ncf", "tiny"), 5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_published_version_is_reported_and_not_touched(repository: Path) -> None:
+    (first,) = export(["rmc1"], repository, "tiny", overrides=SMALL)
+    before = {p: p.stat().st_mtime_ns for p in repository.rglob("*")}
+    (second,) = export(["rmc1"], repository, "tiny", overrides=SMALL)
+    assert (first.already_there, second.already_there) == (False, True)
+    assert second.file_bytes == first.file_bytes
+    assert {p: p.stat().st_mtime_ns for p in repository.rglob("*")} == before
+
+
+def test_a_version_made_from_other_settings_is_not_passed_off_as_the_one_asked_for(repository: Path) -> None:
+    export(["rmc1"], repository, "tiny", overrides=SMALL)
+    before = contents(repository)
+    with pytest.raises(ExportError, match="other settings"):
+        export(["rmc1"], repository, "tiny", seed=1, overrides=SMALL)
+    assert contents(repository) == before
+    (second,) = export(["rmc1"], repository, "tiny", seed=1, version=2, overrides=SMALL)
+    assert second.path == repository / "rmc1" / "2"
+    assert contents(repository / "rmc1" / "1") == {k[7:]: v for k, v in before.items() if k.startswith("rmc1/1/")}
+
+
+def test_a_version_with_a_missing_data_file_is_not_called_whole(exported: dict[str, Exported], repository: Path) -> None:
+    broken = repository / "rmc2" / "1"
+    broken.mkdir(parents=True)
+    with pytest.raises(ExportError, match="not a whole model"):
+        export(["rmc2"], repository, "tiny", seed=3)
+    (broken / "model.onnx").write_bytes(onnx_path(exported["rmc2"]).read_bytes())
+    with pytest.raises(ExportError, match="not a whole model"):
+        export(["rmc2"], repository, "tiny", seed=3)
+
+
+class Deaf(nn.Module):
+    """A DLRM that does not listen to one of its tables, the fault that initial weights used to hide."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(dense, torch.cat([ids[:, :2], ids[:, :1]], dim=1))
+        return found
+
+
+class Indifferent(nn.Module):
+    """A model that scores every candidate alike."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return 0.5 + 1e-3 * torch.as_tensor(self.inner(dense, ids))
+
+
+class TwoFaced(nn.Module):
+    """A model whose exported graph is not what torch computes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        wrong = 1e-3 if torch.compiler.is_exporting() else 0.0
+        return torch.as_tensor(self.inner(dense, ids)) + wrong
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "says"),
+    [(Deaf, "a table moves no score"), (Indifferent, "scores spread by only"), (TwoFaced, "ONNX Runtime and torch differ")],
+)
+def test_a_model_that_fails_its_check_leaves_nothing_behind(
+    wrapper: type[nn.Module], says: str, repository: Path
+) -> None:
+    def wrapped(spec: ModelSpec, seed: int) -> nn.Module:
+        return wrapper(build(spec, seed)).eval()
+
+    with pytest.raises(ExportError, match=says):
+        export_one(spec_for("rmc1", "tiny", **SMALL), repository, build=wrapped)
+    assert list(repository.iterdir()) == []
+
+
+def test_wrong_settings_are_refused_before_anything_is_written(repository: Path) -> None:
+    with pytest.raises(InvalidSettingError):
+        export(["ncf", "nonesuch"], repository, "tiny")
+    with pytest.raises(ExportError, match="from 1 on"):
+        export(["ncf"], repository, "tiny", version=0)
+    assert not repository.exists()
+
+
+def test_a_repository_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "models"
+    in_the_way.write_text("a file")
+    with pytest.raises(ExportError, match=r"ncf: cannot write to .*models") as caught:
+        export(["ncf"], in_the_way, "tiny")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_noticed_before_the_work(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(ExportError, match="GB are free"):
+        export(["ncf"], repository, "tiny")
+
+
+def test_a_missing_torch_names_the_extra(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match=r'pip install "deeprecsys\[export\]"'):
+        export(["ncf"], repository, "tiny")
+
+
+def test_large_tensors_lie_beside_the_model_in_one_file(repository: Path) -> None:
+    (found,) = export(["rmc1"], repository, "tiny", overrides=SMALL | {"ids_rows": 20_000})
+    assert {p.name for p in found.path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert (found.path / "model.onnx.data").stat().st_size >= found.table_bytes == 3 * 20_000 * 32 * 4
+
+
+def test_the_dot_interaction_is_exported_too(repository: Path) -> None:
+    (found,) = export(["rmc1"], repository, "tiny", overrides=SMALL | {"interaction": "dot"})
+    assert found.parity is not None
+
+
+def test_independent_towers_are_an_option_of_mt_wnd(repository: Path) -> None:
+    overrides = {"top": (), "tower": (16, 8, 1), "tasks": ("buy", "return"), "ids_rows": 100, "ids_tables": 3}
+    (found,) = export(["mt_wnd"], repository, "tiny", overrides=overrides)
+    spec = spec_for("mt_wnd", "tiny", **overrides)
+    score = onnx_scorer(onnx_path(found))(random_candidates(spec, 4, np.random.default_rng(0)))["score"]
+    assert score.shape == (4, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", SLUGS)
+def test_all_eight_export_at_scale_laptop(slug: str, repository: Path) -> None:
+    (found,) = export([slug], repository, "laptop")
+    assert found.table_bytes <= found.file_bytes < found.table_bytes + 20_000_000
