@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from services.models.export import Exported, export
 from services.rank.server import serve
 from services.rank.settings import ServeSettings
 
@@ -93,6 +94,24 @@ def repository(tmp_path: Path) -> Path:
     tasks = 'parameters { key: "tasks" value { string_value: "click,buy" } }'
     write_model(place, "two_task", two_task_model(), f"max_batch_size: 8 {tasks}")
     return place
+
+
+class Exports(dict[str, Exported]):
+    """Models at scale tiny, each exported once for the whole run, when first asked for. Read only."""
+
+    def __init__(self, repository: Path) -> None:
+        super().__init__()
+        self._repository = repository
+
+    def __missing__(self, slug: str) -> Exported:
+        (self[slug],) = export([slug], self._repository, "tiny", seed=3)
+        return self[slug]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """The eight models, exported as they are needed."""
+    return Exports(tmp_path_factory.mktemp("exported"))
 
 
 ServerFactory = Callable[..., AbstractAsyncContextManager[str]]

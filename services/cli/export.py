@@ -12,6 +12,7 @@ from rich.table import Table
 
 from deeprecsys.errors import InvalidSettingError
 from services.models import export as exporting
+from services.models.parity import Parity
 from services.models.spec import SLUGS
 
 
@@ -76,7 +77,7 @@ def print_exported(console: Console, results: tuple[exporting.Exported, ...], re
     console.print(table)
 
 
-def _checked(parity: exporting.Parity) -> tuple[str, str]:
+def _checked(parity: Parity) -> tuple[str, str]:
     return f"{parity.max_error:.1e}", f"{parity.score_std:.2f}"
 
 

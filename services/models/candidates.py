@@ -13,8 +13,9 @@ Arrays = Mapping[str, NDArray[np.generic]]  # inputs by name; the first axis is 
 Scorer = Callable[[Arrays], Mapping[str, NDArray[np.float32]]]  # a model: inputs to outputs, by name
 
 
-
-def random_candidates(spec: ModelSpec, count: int, rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
+def random_candidates(
+    spec: ModelSpec, count: int, rng: np.random.Generator
+) -> dict[str, NDArray[np.generic]]:
     """Draw ``count`` candidates: dense inputs from U(0, 1), ids uniform over each table's rows.
 
     Uniform ids have no locality, which is the worst case for the caches. User-side inputs are drawn for each

@@ -62,7 +62,9 @@ class Dien(nn.Module):
             if weight.ndim == 2:
                 weight.normal_(0, 1 / math.sqrt(weight.shape[1]))
         # 3 spreads the attention over the behaviours unevenly, but leaves weight on each of them.
-        self.relevance = nn.Parameter(torch.randn(spec.dim, spec.hidden) * 3 / spec.hidden, requires_grad=False)
+        self.relevance = nn.Parameter(
+            torch.randn(spec.dim, spec.hidden) * 3 / spec.hidden, requires_grad=False
+        )
         self.evolution = Augru(spec.hidden, spec.hidden)
         self.top = Mlp(spec.hidden + 3 * spec.dim, spec.top, relu_last=False)
 

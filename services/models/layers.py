@@ -41,7 +41,8 @@ class Tables(nn.Module):
         bound = math.sqrt(3 / group.lookups)
         stacks = group.rows if self.per_table else (sum(group.rows),)
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.empty(rows, dim).uniform_(-bound, bound), requires_grad=False) for rows in stacks
+            nn.Parameter(torch.empty(rows, dim).uniform_(-bound, bound), requires_grad=False)
+            for rows in stacks
         )
         first_rows = list(itertools.accumulate(group.rows, initial=0))[:-1]
         offsets = torch.tensor(first_rows, dtype=torch.int32)
@@ -51,7 +52,9 @@ class Tables(nn.Module):
         """Look up and sum-pool."""
         if self.per_table:
             columns = torch.split(ids, 1, dim=1)
-            pooled = [F.embedding(ids, weight).sum(2) for ids, weight in zip(columns, self.weights, strict=True)]
+            pooled = [
+                F.embedding(ids, weight).sum(2) for ids, weight in zip(columns, self.weights, strict=True)
+            ]
             return torch.cat(pooled, dim=1)
         if self.group.tables > 1:
             ids = ids + self.offsets

@@ -51,9 +51,7 @@ def references(spec: ModelSpec, score: Scorer, rng: np.random.Generator) -> tupl
     return tuple(Reference(inputs, score(inputs)) for inputs in drawn)
 
 
-def check(
-    spec: ModelSpec, path: Path, expected: tuple[Reference, ...], rng: np.random.Generator
-) -> Parity:
+def check(spec: ModelSpec, path: Path, expected: tuple[Reference, ...], rng: np.random.Generator) -> Parity:
     """Check the ONNX file at ``path`` against ``expected``; raises ExportError if it must not be published."""
     score = onnx_scorer(path)
     largest = expected[-1]

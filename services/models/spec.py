@@ -135,6 +135,7 @@ _ONE_EACH: tuple[Axis, ...] = ("tables",)
 _ONE_BAG: tuple[Axis, ...] = ("lookups",)
 _TASKS = ("click", "watch", "like", "share", "follow")
 
+# fmt: off
 # Rows at scale laptop: the tables of rmc1, rmc2, rmc3 and din hold at least 256 MiB each, more than a cache
 # does, and all eight together hold 1.8 GB. At scale paper they are the released configurations' row counts.
 _TABLES: Mapping[str, tuple[_Tables, ...]] = {
@@ -201,7 +202,7 @@ _TABLES: Mapping[str, tuple[_Tables, ...]] = {
         ),
         _Tables(  # tiny has a short sequence: the unrolled recurrence is what makes the export slow
             input="behaviours", lookups=1, axes=_ONE_EACH, user_side=True,
-            tiny=5 * (200,), laptop=40 * (32_768,), paper=40 * (500_000,),
+            tiny=3 * (200,), laptop=40 * (32_768,), paper=40 * (500_000,),
         ),
         _Tables(input="ad", lookups=1, axes=_ONE_EACH, tiny=(200,), laptop=(131_072,), paper=(5_000_000,)),
         _Tables(
@@ -248,6 +249,7 @@ _MODELS: tuple[ModelSpec, ...] = (
         hidden=64, top=(200, 80, 2), sla_ms=35.0, bottleneck="attention",
     ),
 )
+# fmt: on
 _BY_SLUG = {model.slug: model for model in _MODELS}
 
 SLUGS: tuple[str, ...] = tuple(_BY_SLUG)
@@ -267,7 +269,7 @@ def override_names(slug: str) -> tuple[str, ...]:
     return (*fields, *(f"{tables.input}_{name}" for tables in _TABLES[slug] for name in _GROUP_FIELDS))
 
 
-def spec_for(slug: str, scale: str = "laptop", **overrides: object) -> ModelSpec:
+def spec_for(slug: str, scale: str = "laptop", /, **overrides: object) -> ModelSpec:
     """Return the spec of the model ``slug`` at ``scale`` (tiny, laptop or paper), with ``overrides`` applied.
 
     For example ``spec_for("rmc1", "tiny", ids_lookups=4, interaction="dot")``; a list stands for a tuple.
@@ -299,16 +301,15 @@ def _known_slug(slug: str) -> None:
 def _typed(name: str, value: object) -> object:
     """Give ``value`` the kind that the field has: one width is accepted where a tuple of widths is meant."""
     like = getattr(_BY_SLUG["mt_wnd"], name)
-    if isinstance(like, tuple) and not isinstance(value, tuple):
-        value = (value,)
+    items = value if isinstance(value, tuple) else (value,)
     ok = (
-        isinstance(value, tuple) and all(_same_kind(item, "" if name == "tasks" else 1) for item in value)
+        all(_same_kind(item, "" if name == "tasks" else 1) for item in items)
         if isinstance(like, tuple)
         else _same_kind(value, like)
     )
     if not ok:
         raise InvalidSettingError(f"{name} cannot be {value!r}")
-    return value
+    return items if isinstance(like, tuple) else value
 
 
 def _same_kind(value: object, like: object) -> bool:
@@ -345,11 +346,20 @@ def _validate(spec: ModelSpec) -> None:
     """Raise InvalidSettingError, naming the first rule that the spec breaks."""
     rules = [
         (min((spec.dim, *spec.bottom, *spec.top, *spec.tower)) >= 1, "widths must be at least 1"),
-        (spec.sla_ms > 0 and 0 < spec.sla_percentile < 100, "the SLA needs ms > 0 and a percentile in (0, 100)"),
+        (
+            spec.sla_ms > 0 and 0 < spec.sla_percentile < 100,
+            "the SLA needs ms > 0 and a percentile in (0, 100)",
+        ),
         (spec.max_batch_size >= 1, "max_batch_size must be at least 1"),
         (spec.interaction in get_args(Interaction), "interaction is concat or dot"),
-        *((_fits_axes(group), f"{group.input} has no axis for more tables or lookups") for group in spec.groups),
-        *((sum(group.rows) <= MAX_STACKED_ROWS, f"{group.input} needs more than INT32 ids") for group in spec.groups),
+        *(
+            (_fits_axes(group), f"{group.input} has no axis for more tables or lookups")
+            for group in spec.groups
+        ),
+        *(
+            (sum(group.rows) <= MAX_STACKED_ROWS, f"{group.input} needs more than INT32 ids")
+            for group in spec.groups
+        ),
         *_family_rules(spec),
     ]
     for holds, rule in rules:
@@ -368,7 +378,10 @@ def _family_rules(spec: ModelSpec) -> list[tuple[bool, str]]:
         "dlrm": [
             (spec.dense_width >= 1 and bool(spec.bottom), "needs a dense input and bottom layers"),
             (last == 1, "top must end in 1"),
-            (spec.interaction == "concat" or spec.dim == bottom, "dot needs dim equal to the last bottom width"),
+            (
+                spec.interaction == "concat" or spec.dim == bottom,
+                "dot needs dim equal to the last bottom width",
+            ),
         ],
         "wide_deep": [
             (spec.dense_width >= 1, "needs a dense input"),
@@ -376,12 +389,18 @@ def _family_rules(spec: ModelSpec) -> list[tuple[bool, str]]:
             (bool(spec.tasks) == bool(spec.tower), "tasks and tower go together"),
             (len(set(spec.tasks)) == len(spec.tasks), "task names must differ"),
         ],
-        "ncf": [(spec.groups[0].tables == 4, "has exactly four tables"), (bool(spec.top), "needs top layers")],
+        "ncf": [
+            (spec.groups[0].tables == 4, "has exactly four tables"),
+            (bool(spec.top), "needs top layers"),
+        ],
         "din": [(last == 2, "top must end in 2 classes"), (spec.hidden >= 1, "hidden must be at least 1")],
         "dien": [
             (last == 2, "top must end in 2 classes"),
             (spec.hidden >= 1, "hidden must be at least 1"),
-            (all(g.tables == 1 for g in spec.groups if g.input != "behaviours"), "only behaviours has tables"),
+            (
+                all(g.tables == 1 for g in spec.groups if g.input != "behaviours"),
+                "only behaviours has tables",
+            ),
         ],
     }
     return rules[spec.family]

@@ -34,10 +34,12 @@ def config_text(spec: ModelSpec) -> str:
         platform="onnxruntime_onnx",
         max_batch_size=spec.max_batch_size,
         input=[
-            pb.ModelInput(name=name, data_type=_data_type(name), dims=dims) for name, dims in spec.inputs.items()
+            pb.ModelInput(name=name, data_type=_data_type(name), dims=dims)
+            for name, dims in spec.inputs.items()
         ],
         output=[
-            pb.ModelOutput(name=name, data_type=pb.TYPE_FP32, dims=dims) for name, dims in spec.outputs.items()
+            pb.ModelOutput(name=name, data_type=pb.TYPE_FP32, dims=dims)
+            for name, dims in spec.outputs.items()
         ],
         dynamic_batching=dynamic_batching,
         instance_group=[pb.ModelInstanceGroup(count=1)],

@@ -138,7 +138,7 @@ class Dispatcher:
         self._running[worker] = None
         now = self._loop.time()
         if outcome.fault is not None:
-            _log.error("inference failed", extra={"model": run.batch.model, "fault": str(outcome.fault)})
+            _log.error("inference failed", exc_info=outcome.fault, extra={"model": run.batch.model})
             self._obey(self._batcher.fail(worker, now))
             return
         _hand_out(run.batch, outcome)

@@ -17,7 +17,9 @@ from services.rank.model import InputSpec, ModelSpec
 
 MAX_REQUEST_ID_BYTES = 128
 
-_UNSIGNED: dict[int, np.dtype[np.unsignedinteger[Any]]] = {1: np.dtype("u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+_UNSIGNED: dict[int, np.dtype[np.unsignedinteger[Any]]] = {
+    size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)
+}
 _PRIORITIES = frozenset(rank_pb2.Priority.values())
 
 
@@ -115,12 +117,13 @@ def _view(tensor: rank_pb2.Tensor | None, declared: InputSpec, violations: _Viol
         violations.note(f"{field}.shape", f"must be [{wanted_shape}], not {list(shape[:8])}")
         return None
     expected = math.prod(shape) * declared.dtype.itemsize
-    if len(tensor.data) != expected:
+    data = tensor.data  # once: every access makes a copy
+    if len(data) != expected:
         violations.note(
-            f"{field}.data", f"has {len(tensor.data)} bytes; the shape {list(shape)} takes {expected} bytes"
+            f"{field}.data", f"has {len(data)} bytes; the shape {list(shape)} takes {expected} bytes"
         )
         return None
-    return np.frombuffer(tensor.data, dtype=declared.dtype).reshape(shape)
+    return np.frombuffer(data, dtype=declared.dtype).reshape(shape)
 
 
 def _size(
@@ -149,15 +152,18 @@ def _check_values(array: Array, declared: InputSpec, violations: _Violations) ->
     kind = declared.dtype.kind
     if kind == "f":
         # A sum is finite only where all its terms are, and is one pass without a temporary; it may overflow though.
-        with np.errstate(over="ignore", invalid="ignore"):
-            plausible = np.isfinite(np.add.reduce(array, axis=None))
-        if not plausible and not np.isfinite(array).all():
+        if not math.isfinite(_sum(array)) and not np.isfinite(array).all():
             violations.note(f"inputs[{declared.name}].data", "must be finite: it holds NaN or infinity")
     elif kind == "b":
         if array.view(np.uint8).max() > 1:
             violations.note(f"inputs[{declared.name}].data", "must hold bytes of 0 or 1")
     elif declared.id_rows is not None:
         _check_ids(array, declared, violations)
+
+
+def _sum(array: Array) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.add.reduce(array, axis=None))
 
 
 def _check_ids(array: Array, declared: InputSpec, violations: _Violations) -> None:

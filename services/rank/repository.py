@@ -96,9 +96,7 @@ def read_listing(directory: Path) -> Listing:
     )
     versions = _chosen_versions(config, [v for v in present if v > 0])
     if not versions:
-        raise RepositoryError(
-            "no version directory such as 1/ with a model.onnx; run `deeprecsys export`"
-        )
+        raise RepositoryError("no version directory such as 1/ with a model.onnx; run `deeprecsys export`")
     return Listing(directory.name, config, tuple(str(v) for v in versions), directory)
 
 

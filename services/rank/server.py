@@ -19,10 +19,10 @@ from deeprecsys.errors import InvalidSettingError, RepositoryError
 from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
 from scheduler.batching import POLICIES, Batcher, OperatingPoint, Plan
 from scheduler.first_plan import first_plan
-from services.rank.catalogue import Catalogue, ServedModel
 from services.cores import usable_cores
+from services.rank.catalogue import Catalogue, ServedModel
 from services.rank.cpu import CpuEngine
-from services.rank.dispatcher import Dispatcher
+from services.rank.dispatcher import Dispatcher, RanBatch
 from services.rank.repository import build_spec, model_directories, read_listing
 from services.rank.servicer import RankServicer
 from services.rank.settings import ServeSettings
@@ -34,16 +34,21 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def serve(settings: ServeSettings, on_listening: Callable[[str], None], stop: asyncio.Event) -> None:
+async def serve(
+    settings: ServeSettings,
+    on_listening: Callable[[str], None],
+    stop: asyncio.Event,
+    on_batch: Callable[[RanBatch], None] | None = None,
+) -> None:
     """Serve until ``stop`` is set, then drain and return.
 
-    ``on_listening`` gets host:port once every model is ready. Raises InvalidSettingError for an address that cannot
-    be had, RepositoryError when no model can be served.
+    ``on_listening`` gets host:port once every model is ready, ``on_batch`` every batch that has run. Raises
+    InvalidSettingError for an address that cannot be had, RepositoryError when no model can be served.
     """
     directories = model_directories(settings.repository)
     workers = settings.workers or usable_cores()
     batcher = Batcher(workers, POLICIES[settings.policy], settings.max_waiting)
-    dispatcher = Dispatcher(batcher, workers)
+    dispatcher = Dispatcher(batcher, workers, on_batch)
     async with AsyncExitStack() as opened:
         opened.push_async_callback(dispatcher.close)
         catalogue = Catalogue(_limits(settings))

@@ -86,8 +86,9 @@ def run(work: Work) -> Outcome:
         outputs = work.engine.run(assemble(work), work.outputs)
     except EngineError as error:
         fault = error
-    except MemoryError as error:
-        fault = EngineError(f"out of memory for a batch of {work.size}: {error}")
+    except Exception as error:  # noqa: BLE001 - the thread's boundary: a worker must outlive whatever a batch does
+        fault = EngineError(f"{type(error).__name__}: {error}")
+        fault.__cause__ = error
     run_s = time.perf_counter() - started_s
     if any(array.shape[:1] != (work.size,) for array in outputs):
         fault = EngineError(f"an output does not have one row for each of {work.size} candidates")

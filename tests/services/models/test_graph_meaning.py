@@ -95,6 +95,7 @@ def test_ncf_multiplies_two_vectors_beside_an_mlp_over_two_others(exported: dict
     np.testing.assert_allclose(onnx_scorer(path)(inputs)["score"], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dien_runs_a_gru_and_then_one_gated_by_attention(exported: dict[str, Exported]) -> None:
     import torch
 
@@ -103,7 +104,9 @@ def test_dien_runs_a_gru_and_then_one_gated_by_attention(exported: dict[str, Exp
     spec = spec_for("dien", "tiny")
     weights = {k: v.double().numpy() for k, v in build(spec, 3).state_dict().items()}
     inputs = random_candidates(spec, 6, np.random.default_rng(8))
-    sequence = [weights["tables.behaviours.weights.0"][200 * t + inputs["behaviours"][:, t]] for t in range(5)]
+    sequence = [
+        weights["tables.behaviours.weights.0"][200 * t + inputs["behaviours"][:, t]] for t in range(3)
+    ]
     ad = weights["tables.ad.weights.0"][inputs["ad"][:, 0]]
     state, interests = np.zeros((6, 64)), []
     for e in sequence:
@@ -117,7 +120,10 @@ def test_dien_runs_a_gru_and_then_one_gated_by_attention(exported: dict[str, Exp
     for step, h in enumerate(interests):
         gates = sigmoid(h @ weights["evolution.input_gates"] + state @ weights["evolution.state_gates"])
         update = attention[:, step : step + 1] * gates[:, 64:]
-        proposal = h @ weights["evolution.input_proposal"] + (gates[:, :64] * state) @ weights["evolution.state_proposal"]
+        proposal = (
+            h @ weights["evolution.input_proposal"]
+            + (gates[:, :64] * state) @ weights["evolution.state_proposal"]
+        )
         state = (1 - update) * state + update * np.tanh(proposal)
     one = {name: weights[f"tables.{name}.weights.0"][inputs[name][:, 0]] for name in ("profile", "context")}
     features = np.concatenate([state, one["profile"], ad, one["context"]], axis=1)

@@ -50,7 +50,14 @@ def test_targets_and_bottlenecks_are_the_papers(slug: str, sla_ms: float, bottle
 )
 @pytest.mark.parametrize("scale", SCALES)
 def test_widths_tables_and_lookups_are_the_papers_at_every_scale(
-    scale: str, slug: str, dense: int, bottom: tuple[int, ...], top: tuple[int, ...], tables: int, lookups: int, dim: int
+    scale: str,
+    slug: str,
+    dense: int,
+    bottom: tuple[int, ...],
+    top: tuple[int, ...],
+    tables: int,
+    lookups: int,
+    dim: int,
 ) -> None:
     spec = spec_for(slug, scale)
     group = spec.group("ids")
@@ -139,6 +146,7 @@ def test_rows_can_be_given_for_each_table() -> None:
         ("rmc1", "huge", {}, "unknown scale 'huge'.*tiny, laptop, paper"),
         ("rmc1", "tiny", {"lookups": 3}, "rmc1 has no setting lookups.*ids_lookups"),
         ("rmc1", "tiny", {"slug": "x"}, "has no setting slug"),
+        ("rmc1", "tiny", {"scale": "laptop"}, "has no setting scale"),
         ("rmc1", "tiny", {"ids_rows": 0}, "ids_rows must be a whole number of at least 1"),
         ("rmc1", "tiny", {"ids_lookups": True}, "ids_lookups must be"),
         ("rmc1", "tiny", {"top": "wide"}, "top cannot be 'wide'"),
@@ -155,7 +163,9 @@ def test_rows_can_be_given_for_each_table() -> None:
         ("din", "tiny", {"top": (8, 1)}, "2 classes"),
     ],
 )
-def test_a_setting_that_cannot_work_is_named(slug: str, scale: str, overrides: dict[str, object], says: str) -> None:
+def test_a_setting_that_cannot_work_is_named(
+    slug: str, scale: str, overrides: dict[str, object], says: str
+) -> None:
     with pytest.raises(InvalidSettingError, match=says):
         spec_for(slug, scale, **overrides)
 
@@ -163,7 +173,11 @@ def test_a_setting_that_cannot_work_is_named(slug: str, scale: str, overrides: d
 @given(st.sampled_from(SLUGS), st.data())
 def test_any_override_is_either_taken_or_refused_in_words(slug: str, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(override_names(slug)))
-    value = data.draw(st.one_of(st.integers(-5, 5), st.floats(), st.text(max_size=3), st.lists(st.integers(-2, 5), max_size=4)))
+    value = data.draw(
+        st.one_of(
+            st.integers(-5, 5), st.floats(), st.text(max_size=3), st.lists(st.integers(-2, 5), max_size=4)
+        )
+    )
     try:
         spec = spec_for(slug, "tiny", **{name: value})
     except InvalidSettingError:
@@ -173,5 +187,7 @@ def test_any_override_is_either_taken_or_refused_in_words(slug: str, data: st.Da
 
 
 def test_the_spec_and_the_config_need_no_torch() -> None:
-    code = "import sys, services.models.export, services.models.triton_config; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, services.models.export, services.models.triton_config; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

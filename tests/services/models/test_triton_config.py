@@ -45,11 +45,15 @@ def test_triton_refuses_what_waits_longer_than_the_sla(slug: str) -> None:
 def test_the_warm_up_feeds_every_input(slug: str) -> None:
     config = parsed(slug)
     (sample,) = config.model_warmup
-    assert {name: tuple(i.dims) for name, i in sample.inputs.items()} == {i.name: tuple(i.dims) for i in config.input}
+    assert {name: tuple(i.dims) for name, i in sample.inputs.items()} == {
+        i.name: tuple(i.dims) for i in config.input
+    }
 
 
 def test_parameters_tell_the_server_rows_sides_and_tasks() -> None:
-    ncf, din, mt_wnd = ({k: v.string_value for k, v in parsed(s).parameters.items()} for s in ("ncf", "din", "mt_wnd"))
+    ncf, din, mt_wnd = (
+        {k: v.string_value for k, v in parsed(s).parameters.items()} for s in ("ncf", "din", "mt_wnd")
+    )
     assert ncf == {
         "id_rows.ids": "140000,140000,28000,28000",
         "intra_op_thread_count": "1",

@@ -38,6 +38,8 @@ class HeldEngine:
         assert self._go.acquire(timeout=30)
         if 666.0 in values:
             raise EngineError("poisoned")
+        if 667.0 in values:
+            raise ZeroDivisionError("nobody foresaw this")
         return [inputs["x"].copy() for _ in outputs]
 
     def release(self, runs: int = 1) -> None:
@@ -125,6 +127,15 @@ async def test_a_failing_query_fails_alone() -> None:
         assert (await also_good).outputs[0].tolist() == [[3]]
         with pytest.raises(InternalError, match="^the inference failed$"):
             await bad
+
+
+async def test_a_worker_outlives_a_fault_that_nobody_foresaw(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        b.engine.release(2)
+        with pytest.raises(InternalError, match="^the inference failed$"):
+            await (await b.send(667))
+        assert (await (await b.send(1))).outputs[0].tolist() == [[1]]
+    assert "ZeroDivisionError: nobody foresaw this" in caplog.text
 
 
 async def test_a_cancelled_query_is_not_run_and_leaves_no_one_hanging() -> None:

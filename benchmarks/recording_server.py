@@ -1,0 +1,59 @@
+"""The Rank server as it is, with a note of every batch that it ran.
+
+First line out: the address and each model's batch size. Then `batches` on standard input is answered with the
+candidates of each batch since the last such command; the end of the input stops the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from pathlib import Path
+
+from services.rank.dispatcher import RanBatch
+from services.rank.server import serve
+from services.rank.settings import ServeSettings
+
+
+class BatchSizes(logging.Handler):
+    """Reads the batch sizes off the log lines of the models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note the batch size of a model that became ready."""
+        if hasattr(record, "batch_size"):
+            self.found[record.model.partition("/")[0]] = record.batch_size  # type: ignore[attr-defined]
+
+
+async def main() -> None:
+    ran: list[int] = []
+    stop = asyncio.Event()
+    sizes = BatchSizes()
+    logging.basicConfig(level=logging.INFO, handlers=[sizes])
+
+    def command() -> None:
+        if sys.stdin.readline().strip() == "batches":
+            say({"batches": ran.copy()})
+            ran.clear()
+        else:
+            stop.set()
+
+    def note(batch: RanBatch) -> None:
+        ran.append(batch.batch.size)
+
+    asyncio.get_running_loop().add_reader(sys.stdin, command)
+    settings = ServeSettings(repository=Path(sys.argv[1]), port=0)
+    await serve(settings, lambda address: say({"address": address, "batch_size": sizes.found}), stop, note)
+
+
+def say(message: object) -> None:
+    print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
