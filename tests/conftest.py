@@ -66,6 +66,14 @@ def two_task_model() -> bytes:
     return _model(nodes, inputs, outputs, {})
 
 
+def row_sum_model() -> bytes:
+    """Input rows FP32 [N, any length]; output score [N, 1], their sum."""
+    nodes = [helper.make_node("ReduceSum", ["rows", "one"], ["score"], keepdims=1)]
+    inputs = [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", "length"])]
+    outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch", 1])]
+    return _model(nodes, inputs, outputs, {"one": np.array([1])})
+
+
 LINEAR_CONFIG = """
 platform: "onnxruntime_onnx"
 max_batch_size: 64

@@ -84,7 +84,7 @@ class Catalogue:
         assert entry is not None
         message = describe(spec)
         message.MergeFrom(self._limits)
-        message.max_candidates = min(message.max_candidates, spec.largest_batch if spec.whole else 1 << 30)
+        message.max_candidates = spec.largest_query(message.max_candidates)
         message.versions.extend([spec.version, *(v for v in entry.versions if v != spec.version)])
         message.ready = True
         return message

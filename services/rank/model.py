@@ -41,7 +41,7 @@ class ModelSpec:
     """One version of one model of the repository.
 
     ``largest_batch``: the most candidates in one inference. ``whole``: a query is one inference, never split or
-    shared with another (Triton's ``max_batch_size: 0``). ``tasks``: names of the score columns, empty for one score.
+    shared with another (Triton's ``max_batch_size: 0``, or an input with a free axis beyond the candidates). ``tasks``: names of the score columns, empty for one score.
     """
 
     name: str
@@ -60,12 +60,9 @@ class ModelSpec:
         """The name under which the scheduler knows this version."""
         return f"{self.name}/{self.version}"
 
-    def output(self, name: str) -> OutputSpec:
-        """Return the output of that name; KeyError when there is none."""
-        for output in self.outputs:
-            if output.name == name:
-                return output
-        raise KeyError(name)
+    def largest_query(self, server_limit: int) -> int:
+        """Return the most candidates that a query may have where the server allows so many."""
+        return min(server_limit, self.largest_batch) if self.whole else server_limit
 
 
 def describe(spec: ModelSpec) -> rank_pb2.Model:

@@ -140,6 +140,8 @@ def build_spec(listing: Listing, version: str, ports: Ports) -> ModelSpec:
     parameters.check_id_inputs([i.name for i in inputs])
     score_output, tasks = _scores(parameters, outputs)
     largest_batch, whole = _batching(listing, ports)
+    # Rows of different shapes cannot share a batch.
+    whole = whole or any(-1 in declared.shape for declared in inputs)
     sla = parameters.sla()
     return ModelSpec(
         listing.name,

@@ -54,7 +54,7 @@ class RankServicer(rank_pb2_grpc.RankServiceServicer):
         if self.draining:
             raise UnavailableError("the server is draining")
         model = self._catalogue.find(request.model, request.version)
-        decoded = decode(request, model.spec, self._max_candidates)
+        decoded = decode(request, model.spec, model.spec.largest_query(self._max_candidates))
         scored = await self._dispatcher.score(model, decoded, context.time_remaining())
         return build_response(request, model, decoded, scored)
 

@@ -14,4 +14,5 @@ from services.models.spec import SLUGS
 @pytest.fixture(scope="session")
 def eight(exported: Mapping[str, Exported]) -> Path:
     """A repository of all eight."""
-    return [exported[slug] for slug in SLUGS][0].path.parents[1]
+    paths = [exported[slug].path for slug in SLUGS]
+    return paths[0].parents[1]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deeprecsys import AsyncRankClient
-from deeprecsys.errors import RepositoryError, UnavailableError
+from deeprecsys.errors import InvalidQueryError, RepositoryError, UnavailableError
 from scheduler.measure import Sla
 from services.rank.cpu import CpuEngine
 from services.rank.model import ModelSpec
 from services.rank.repository import build_spec, model_directories, read_listing
-from tests.conftest import LINEAR_CONFIG, linear_model, linear_scores, two_task_model, write_model
+from tests.conftest import (
+    LINEAR_CONFIG,
+    linear_model,
+    linear_scores,
+    row_sum_model,
+    two_task_model,
+    write_model,
+)
 
 
 def read(directory: Path) -> ModelSpec:
@@ -177,6 +185,17 @@ async def test_unbatched_and_single_candidate_models_are_served(tmp_path: Path, 
     assert (whole.batches, single.batches) == (1, 90)
     np.testing.assert_allclose(whole.scores, linear_scores(dense, ids), atol=1e-6)
     np.testing.assert_allclose(single.scores, linear_scores(dense, ids), atol=1e-6)
+
+
+async def test_queries_of_different_shapes_are_served_each_as_a_whole(tmp_path: Path, running) -> None:
+    write_model(tmp_path, "rows", row_sum_model(), "max_batch_size: 4")
+    queries = [np.full((4, length), 1.0, np.float32) for length in (1, 7, 3, 20)]
+    async with running(tmp_path, workers=1) as address, AsyncRankClient(address) as client:
+        answers = await asyncio.gather(*(client.rank("rows", {"rows": rows}) for rows in queries))
+        assert [answer.scores.tolist() for answer in answers] == [[rows.shape[1]] * 4 for rows in queries]
+        assert (await client.model("rows")).max_candidates == 4
+        with pytest.raises(InvalidQueryError, match="a query may have 4 candidates"):
+            await client.rank("rows", {"rows": np.ones((5, 2), np.float32)})
 
 
 async def test_two_versions_are_served_and_asked_for_by_number(repository: Path, running) -> None:
