@@ -41,7 +41,8 @@ class ModelSpec:
     """One version of one model of the repository.
 
     ``largest_batch``: the most candidates in one inference. ``whole``: a query is one inference, never split or
-    shared with another (Triton's ``max_batch_size: 0``, or an input with a free axis beyond the candidates). ``tasks``: names of the score columns, empty for one score.
+    shared with another (Triton's ``max_batch_size: 0``, or an input with a free axis beyond the candidates).
+    ``tasks``: names of the score columns, empty for one score.
     """
 
     name: str
