@@ -42,14 +42,25 @@ def data_type_name(data_type: rank_pb2.DataType.ValueType) -> str:
 
 def to_tensor(name: str, array: Array) -> rank_pb2.Tensor:
     """Return the message that holds the array; TypeError for an element type that the API does not have."""
-    little = array.dtype.newbyteorder("<")
-    data_type = DATA_TYPES.get(little)
+    tensor = rank_pb2.Tensor()
+    fill_tensor(tensor, name, array)
+    return tensor
+
+
+def fill_tensor(tensor: rank_pb2.Tensor, name: str, array: Array) -> None:
+    """Put the array into an empty message; TypeError for an element type that the API does not have."""
+    data_type = DATA_TYPES.get(array.dtype)
     if data_type is None:
-        known = ", ".join(str(dtype) for dtype in DATA_TYPES)
-        raise TypeError(f"{name}: a tensor cannot hold {array.dtype}; it can hold {known}")
-    return rank_pb2.Tensor(
-        name=name, data_type=data_type, shape=array.shape, data=array.astype(little, copy=False).tobytes()
-    )
+        little = array.dtype.newbyteorder("<")
+        data_type = DATA_TYPES.get(little)
+        if data_type is None:
+            known = ", ".join(str(dtype) for dtype in DATA_TYPES)
+            raise TypeError(f"{name}: a tensor cannot hold {array.dtype}; it can hold {known}")
+        array = array.astype(little)
+    tensor.name = name
+    tensor.data_type = data_type
+    tensor.shape.extend(array.shape)
+    tensor.data = array.tobytes()
 
 
 def to_array(tensor: rank_pb2.Tensor) -> Array:

@@ -11,6 +11,8 @@ from scheduler.batching import OperatingPoint, Plan
 
 NEAR_CHEAPEST = 1.02
 """Of the batch sizes within so much of the cheapest seconds per candidate the smallest is taken: it waits least."""
+HANDOVER_S = 1e-4
+"""CPU seconds of handing one more batch to a worker and back; a cut pays when its piece is worth twice that."""
 
 
 def first_plan(
@@ -33,7 +35,7 @@ def first_plan(
         sla_s=sla_s,
         fixed_s=fixed_s,
         per_candidate_s=per_candidate_s,
-        smallest_cut=max(1, min(batch_size, math.ceil(fixed_s / per_candidate_s))),
+        smallest_cut=max(1, min(batch_size, math.ceil(2 * (fixed_s + HANDOVER_S) / per_candidate_s))),
         largest_batch=largest_batch,
         whole=whole,
     )

@@ -109,10 +109,7 @@ def _view(tensor: rank_pb2.Tensor | None, declared: InputSpec, violations: _Viol
         )
         return None
     shape = tuple(tensor.shape)
-    fits = len(shape) == len(declared.shape) + 1 and all(
-        got == want or (want == -1 and got >= 0) for got, want in zip(shape[1:], declared.shape, strict=True)
-    )
-    if not fits or shape[0] < 0:
+    if not _fits(shape, declared.shape):
         wanted_shape = ", ".join(["N", *("any" if axis == -1 else str(axis) for axis in declared.shape)])
         violations.note(f"{field}.shape", f"must be [{wanted_shape}], not {list(shape[:8])}")
         return None
@@ -124,6 +121,17 @@ def _view(tensor: rank_pb2.Tensor | None, declared: InputSpec, violations: _Viol
         )
         return None
     return np.frombuffer(data, dtype=declared.dtype).reshape(shape)
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    """Tell whether a shape is the declared one behind any number of candidates."""
+    if not shape or shape[0] < 0:
+        return False
+    rest = shape[1:]
+    return rest == declared or (
+        len(rest) == len(declared)
+        and all(got == want or (want == -1 and got >= 0) for got, want in zip(rest, declared, strict=True))
+    )
 
 
 def _size(

@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 
 from deeprecsys.errors import InternalError, RankError, UnavailableError
 from deeprecsys.status import to_status
-from deeprecsys.tensors import to_tensor
+from deeprecsys.tensors import fill_tensor
 from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
 from services.rank.catalogue import Catalogue, ServedModel
 from services.rank.dispatcher import Dispatcher, Scored
@@ -78,28 +78,23 @@ def build_response(
     ranking = np.argsort(-by_task, kind="stable")[: decoded.top_k or None]
     if decoded.candidate_ids is not None:
         ranking = decoded.candidate_ids[ranking]
-    by_name = dict(
-        zip((spec.score_output, *_others(spec.score_output, decoded)), scored.outputs, strict=True)
-    )
-    return rank_pb2.RankResponse(
-        model=spec.name,
-        version=spec.version,
-        request_id=request.request_id,
-        scores=to_tensor(spec.score_output, scores),
-        ranking=to_tensor("ranking", ranking.astype(np.int64, copy=False)),
-        task=spec.tasks[decoded.task] if spec.tasks else "",
-        outputs=[to_tensor(name, by_name[name]) for name in decoded.outputs],
-        execution=rank_pb2.Execution(
-            backend=scored.backend,
-            batches=scored.batches,
-            queue_seconds=scored.queue_s,
-            compute_seconds=scored.compute_s,
-        ),
-    )
-
-
-def _others(score_output: str, decoded: DecodedQuery) -> list[str]:
-    return [name for name in decoded.outputs if name != score_output]
+    # Filled in place: messages handed to a constructor are copied.
+    response = rank_pb2.RankResponse(model=spec.name, version=spec.version, request_id=request.request_id)
+    if spec.tasks:
+        response.task = spec.tasks[decoded.task]
+    fill_tensor(response.scores, spec.score_output, scores)
+    fill_tensor(response.ranking, "ranking", ranking)
+    if decoded.outputs:
+        others = (name for name in decoded.outputs if name != spec.score_output)
+        by_name = dict(zip((spec.score_output, *others), scored.outputs, strict=True))
+        for name in decoded.outputs:
+            fill_tensor(response.outputs.add(), name, by_name[name])
+    execution = response.execution
+    execution.backend = scored.backend
+    execution.batches = scored.batches
+    execution.queue_seconds = scored.queue_s
+    execution.compute_seconds = scored.compute_s
+    return response
 
 
 async def _answer(
