@@ -177,6 +177,7 @@ def default_batch_size(bench: Bench, model: str) -> dict[str, Any]:
     """Compare the batch size that the server chose with the cheapest, in CPU us per candidate on one thread."""
     sizes = sorted({*LADDER, bench.batch_size[model]})
     order = [size for size in sizes for _ in range(max(3, LADDER_CANDIDATES // size))]
+    np.random.default_rng(0).shuffle(order)  # drift of the machine falls on all sizes alike
     rounds = [bench.bare(model, order, threads=1)["each_cpu_s"] for _ in range(3)]
     each = np.array(rounds)
     size_of = np.array(order)
