@@ -30,12 +30,13 @@ LOAD_SHARE = 0.4
 def demo(
     repository: Annotated[Path, typer.Option(help="where the models are, or go")] = Path("model_repository"),
     scale: Annotated[str, typer.Option(help="rows of the tables: tiny, laptop or paper")] = "laptop",
+    seed: Annotated[int, typer.Option(help="seed of the weights")] = 0,
     seconds: Annotated[float, typer.Option(help="seconds of load on each model", min=1)] = 4.0,
 ) -> None:
     """Export the eight models, serve them, rank a query, drive each with Poisson arrivals, and stop."""
     console = Console()
     console.rule("export")
-    print_exported(console, run_export(console, list(SLUGS), repository, scale), repository)
+    print_exported(console, run_export(console, list(SLUGS), repository, scale, seed), repository)
     console.rule("serve")
     with tempfile.TemporaryFile() as log, console.status("loading and warming up"):
         server = server_process(repository, log=log)

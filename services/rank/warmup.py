@@ -38,7 +38,9 @@ def warm_up(engine: Engine, spec: ModelSpec, budget_s: float) -> Timing:
     for size in LADDER:
         if size > spec.largest_batch:
             break
-        _run(engine, spec, _inputs(spec, size, rng))  # the first of a size grows the arena and touches new rows
+        _run(
+            engine, spec, _inputs(spec, size, rng)
+        )  # the first of a size grows the arena and touches new rows
         fastest_s[size] = _run(engine, spec, _inputs(spec, size, rng))
         # The next size takes about twice as long.
         if time.perf_counter() + 4 * fastest_s[size] > deadline_s or fastest_s[size] > spec.sla.seconds:
