@@ -22,6 +22,7 @@ TRAFFIC_MEMORY_S = 10.0
 """A model counts as being in traffic for so long after its last arrival."""
 
 _RECHECK_TRAFFIC_S = 1.0
+_MERGE = 8.0
 _MOST_DEAD = 64
 """A lane is swept when more queries than this, and more than half of those it holds, were given up."""
 
@@ -67,6 +68,17 @@ class Plan:
         """Return the predicted seconds of one batch of so many candidates."""
         return self.fixed_s + self.per_candidate_s * candidates
 
+    @property
+    def merge_up_to(self) -> int:
+        """The size at which a batch takes no further query in: its fixed cost is then a ninth of its time.
+
+        Merging on would save less and less, while the small queries in it wait for all of it to run. Where the
+        seconds per candidate are unknown, as at a cold start, nothing but the batch size bounds it.
+        """
+        if self.per_candidate_s <= 0:
+            return self.point.batch_size
+        return math.ceil(_MERGE * self.fixed_s / self.per_candidate_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -75,7 +87,7 @@ class Policy:
     ``overtaking``: None is first come first served. A number orders by due time + overtaking * predicted remaining
     seconds: short queries go first, yet nothing that arrives later than overtaking * remaining seconds after a query
     of the same SLA can pass it.
-    ``coalesce``: slices of several queries may share a batch. ``cut``: idle workers share a large query evenly.
+    ``coalesce``: slices of several queries may share a batch. ``cut``: workers share what waits, idle ones evenly.
     """
 
     name: str
@@ -447,44 +459,44 @@ class Batcher:
         return Batch(lane.model, slices, size, now, charged_s)
 
     def _fill(self, lane: _Lane, now: float, instructions: list[Instruction]) -> tuple[list[Slice], int]:
-        """Take slices off the lane, first in order first, up to the batch size of the first query's plan."""
+        """Take slices off the lane, first in order first, up to what the first query's batch may hold."""
         slices: list[Slice] = []
-        size = 0
-        room = 0
-        heap = lane.heap
+        size = room = 0
         plan: Plan | None = None
         while (query := self._head(lane, now, instructions)) is not None:
-            remaining = query.size - query.handed
-            if query.plan is not plan:
+            if plan is None:
+                room = self._room(lane, query, now)
+            elif query.plan is not plan:
                 # A batch keeps within the limit of every query in it, also while the plan changes.
-                plan = query.plan
-                limit = self._limit(lane, query, now)
-                room = min(room, limit - size) if slices else limit
+                room = min(room, self._limit(lane, query, now) - size)
+            plan = query.plan
             if room <= 0:
                 break
-            take = remaining if remaining < room else room
-            if not slices and self.policy.cut:
-                take = min(take, self._cut(query, remaining, room))
-            start = query.handed
-            query.handed = stop = start + take
-            query.batches += 1
-            if start == 0:
-                query.started_s = now
-            slices.append(Slice(query, start, stop))
-            size += take
-            room -= take
-            lane.waiting -= take
-            if stop < query.size:
-                if self.policy.overtaking is not None:
-                    # Less remains, so the key falls: the root stays the root.
-                    heap[0] = (self._key(query), heap[0][1], query)
-                break
-            heapq.heappop(heap)
-            if not lane.waiting:
-                self._retire(lane)
-            if room <= 0 or not self.policy.coalesce or lane.plan.whole:
+            part = self._hand(lane, query, room, now)
+            slices.append(part)
+            size += part.stop - part.start
+            room -= part.stop - part.start
+            if room <= 0 or part.stop < query.size or not self.policy.coalesce or lane.plan.whole:
                 break
         return slices, size
+
+    def _hand(self, lane: _Lane, query: Query, room: int, now: float) -> Slice:
+        """Take up to ``room`` candidates of the lane's first query."""
+        start = query.handed
+        take = min(query.size - start, room)
+        query.handed = stop = start + take
+        query.batches += 1
+        if start == 0:
+            query.started_s = now
+        lane.waiting -= take
+        if stop == query.size:
+            heapq.heappop(lane.heap)
+            if not lane.waiting:
+                self._retire(lane)
+        elif self.policy.overtaking is not None:
+            # Less remains, so the key falls: the root stays the root.
+            lane.heap[0] = (self._key(query), lane.heap[0][1], query)
+        return Slice(query, start, stop)
 
     def _head(self, lane: _Lane, now: float, instructions: list[Instruction]) -> Query | None:
         """Return the first live query of the lane; drop the expired ones met on the way."""
@@ -501,8 +513,20 @@ class Batcher:
                 return query
         return None
 
+    def _room(self, lane: _Lane, query: Query, now: float) -> int:
+        """Return the most candidates of a batch that begins with this query, others' included."""
+        limit = self._limit(lane, query, now)
+        plan = query.plan
+        assert plan is not None
+        if plan.whole:
+            return limit
+        remaining = query.size - query.handed
+        if self.policy.cut:
+            limit = min(limit, self._chunk(lane, query, remaining, limit))
+        return min(limit, max(remaining, plan.merge_up_to)) if self.policy.coalesce else limit
+
     def _limit(self, lane: _Lane, query: Query, now: float) -> int:
-        """Return the most candidates of a batch that begins with this query."""
+        """Return the most candidates of a batch that this query is in."""
         plan = query.plan
         assert plan is not None
         if plan.whole:
@@ -511,15 +535,22 @@ class Batcher:
             self._cap_batches(now)
         return max(1, min(plan.point.batch_size, plan.largest_batch, lane.batch_cap))
 
-    def _cut(self, query: Query, remaining: int, limit: int) -> int:
-        """Return how many candidates one of several idle workers takes, so that all of them finish together."""
-        idle = len(self._idle)
+    def _chunk(self, lane: _Lane, query: Query, remaining: int, limit: int) -> int:
+        """Return the most candidates that one worker takes, so that all workers finish together.
+
+        Idle workers share a query evenly. One worker that frees takes its share of all that waits, as in guided
+        self-scheduling (Polychronopoulos and Kuck, 1987): large batches while the queue is long, smaller ones as
+        it empties, so a batch size set too large costs little.
+        """
         plan = query.plan
         assert plan is not None
-        if idle > 1 and not plan.whole:
+        least = min(plan.smallest_cut, limit)
+        idle = len(self._idle)
+        if idle > 1:
             rounds = -(-remaining // (limit * idle))
-            query.cut = max(-(-remaining // (rounds * idle)), min(plan.smallest_cut, limit))
-        return query.cut or remaining
+            query.cut = max(-(-remaining // (rounds * idle)), least)
+            return query.cut
+        return query.cut or max(-(-lane.waiting // len(self._running)), least)
 
     def _cap_batches(self, now: float) -> None:
         """With several models in traffic no batch may run longer than half the tightest SLA among them."""

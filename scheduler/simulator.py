@@ -8,81 +8,31 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
-from scheduler.batching import Batch, Batcher, Complete, Instruction, Offload, Plan, Policy, Query, Run
-from scheduler.latency import BackendProfile
+from scheduler.batching import (
+    Batch,
+    Batcher,
+    Complete,
+    Instruction,
+    Offload,
+    OperatingPoint,
+    Plan,
+    Policy,
+    Query,
+    Run,
+)
+from scheduler.measure import Measure, Measurement, Sla, summarise
+from scheduler.service_law import ServiceLaw
+from scheduler.workload import POISSON, ArrivalLaw, SizeLaw, draw_schedule
 
 F64Array = NDArray[np.float64]
-
-Draw = Callable[[int, int, float], float]
-"""(candidates, cores at work with this one included, now in seconds) -> seconds that the inference takes."""
-
-ServiceLaw = Callable[[Generator], Draw]
-"""Makes a Draw for one run, its randomness from the run's generator. Infinite seconds: the inference fails at once."""
-
-_NOISE = 1 << 14
-
-
-def linear(
-    fixed_s: float, per_candidate_s: float, *, sigma: float = 0.0, contention: float = 0.0
-) -> ServiceLaw:
-    """Service of fixed_s + per_candidate_s * n, times 1 + contention * (other cores at work), log-normal about it.
-
-    ``sigma`` is the spread of the noise's logarithm; its mean is 1.
-    """
-
-    def make(rng: Generator) -> Draw:
-        noise = _noise(rng, sigma)
-
-        def draw(candidates: int, busy: int, _now: float) -> float:
-            return (fixed_s + per_candidate_s * candidates) * (1 + contention * (busy - 1)) * noise()
-
-        return draw
-
-    return make
-
-
-def measured(backend: BackendProfile, cores: int, largest: int = 1024) -> ServiceLaw:
-    """Service as a profile has it: between ``alone`` and ``busy`` by the cores at work, log-normal about the mean."""
-    alone = backend.alone.table_s(largest)
-    # Per core at work besides this one; a profile of one core has no such thing.
-    slope = (backend.busy.table_s(largest) - alone) / max(1, cores - 1)
-    sigma = backend.busy.sigma if cores > 1 else backend.alone.sigma
-
-    def make(rng: Generator) -> Draw:
-        noise = _noise(rng, sigma)
-        mean_s, each_s = alone.tolist(), slope.tolist()
-
-        def draw(candidates: int, busy: int, _now: float) -> float:
-            n = min(candidates, largest)
-            seconds: float = mean_s[n] + each_s[n] * (busy - 1)
-            return seconds * (candidates / n) * noise()
-
-        return draw
-
-    return make
-
-
-def _noise(rng: Generator, sigma: float) -> Callable[[], float]:
-    """Return a log-normal factor of mean 1 at each call; drawing singly would cost more than the simulation."""
-    if sigma <= 0:
-        return lambda: 1.0
-    drawn: list[float] = []
-
-    def draw() -> float:
-        if not drawn:
-            drawn.extend(rng.lognormal(-sigma * sigma / 2, sigma, _NOISE).tolist())
-        return drawn.pop()
-
-    return draw
 
 
 @dataclass(frozen=True)
@@ -179,6 +129,44 @@ def simulate(
         run.arrive(Query(name, n, arrived, expires, index), entered)
     run.until(math.inf)
     return Simulated(run.latency_s, run.offloaded, run.batches, run.busy_s, tuple(run.decisions))
+
+
+def simulated_load(
+    node: Node,
+    policy: Policy,
+    model: str,
+    plan: Plan,
+    sla: Sla,
+    sizes: SizeLaw,
+    *,
+    queries: int = 10_000,
+    seed: int = 0,
+    arrivals: ArrivalLaw = POISSON,
+) -> Measure:
+    """Return the Measure that runs one model's load on a simulated node, its first tenth being the warm-up.
+
+    ``plan`` gives all but the operating point. Every point and rate gets the same draws of the seed. What waits is
+    bounded by twelve targets' work, so that a hopeless rate costs no more than a good one: p99.9 has failed by then.
+    """
+    per_s = plan.per_candidate_s or plan.fixed_s
+    bound = 1 << 20 if per_s <= 0 else int(12 * sla.seconds * node.cores / per_s) + 2048
+
+    def measure(point: OperatingPoint, qps: float) -> Measurement:
+        schedule = draw_schedule(seed, arrivals, sizes, qps, count=queries)
+        run = simulate(
+            node,
+            policy,
+            {model: replace(plan, point=point)},
+            schedule.arrival_s,
+            schedule.size,
+            model,
+            seed=seed,
+            max_waiting=bound,
+        )
+        window = float(schedule.arrival_s[queries // 10]), float(schedule.arrival_s[-1])
+        return summarise(sla, schedule.arrival_s, run.latency_s, schedule.size, window=window)
+
+    return measure
 
 
 def _through_front_end(arrival_s: F64Array, each_s: float) -> F64Array:

@@ -45,7 +45,7 @@ class ServeSettings(BaseSettings):
     )
     max_queries: int = Field(1024, ge=1, description="queries that may be inside the server at once")
     warmup_s: float = Field(
-        0.5, gt=0, le=60, description="seconds spent on timing each model's first batches"
+        1.0, gt=0, le=60, description="seconds spent on timing each model's first batches"
     )
     drain_s: float = Field(
         30.0, ge=0, le=3600, description="seconds that queries in flight get after SIGTERM"

@@ -14,7 +14,7 @@ from services.rank.engine import Engine, EngineError
 from services.rank.model import InputSpec, ModelSpec
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-MAX_ROUNDS = 20
+MIN_ROUNDS, MAX_ROUNDS = 3, 40
 """Sizes are timed in rounds, and the fastest of each counts: whatever disturbs a run only makes it slower."""
 
 
@@ -27,29 +27,27 @@ class Timing:
 
 
 def warm_up(engine: Engine, spec: ModelSpec, budget_s: float) -> Timing:
-    """Run batches of growing size until the ladder, the target or the budget in seconds ends.
+    """Time batches of each size of the ladder, in rounds, for about ``budget_s`` but at least MIN_ROUNDS.
 
-    Raises RepositoryError when the model fails on valid inputs or does not return one row per candidate.
+    A size that takes longer than the target ends the ladder. Raises RepositoryError when the model fails on valid
+    inputs or does not return one row per candidate.
     """
     rng = np.random.default_rng(0)
-    deadline_s = time.perf_counter() + budget_s
+    sizes = [size for size in LADDER if size <= spec.largest_batch]
+    # The first runs read the file's pages and grow the arena: not timed.
+    for size in (1, *sizes[-3:-2] * 2):
+        _run(engine, spec, _inputs(spec, size, rng))
     fastest_s: dict[int, float] = {}
-    _run(engine, spec, _inputs(spec, 1, rng))
-    for size in LADDER:
-        if size > spec.largest_batch:
+    deadline_s = time.perf_counter() + budget_s
+    for rounds in range(MAX_ROUNDS):
+        if rounds >= MIN_ROUNDS and time.perf_counter() > deadline_s:
             break
-        _run(
-            engine, spec, _inputs(spec, size, rng)
-        )  # the first of a size grows the arena and touches new rows
-        fastest_s[size] = _run(engine, spec, _inputs(spec, size, rng))
-        # The next size takes about twice as long.
-        if time.perf_counter() + 4 * fastest_s[size] > deadline_s or fastest_s[size] > spec.sla.seconds:
-            break
-    for _ in range(MAX_ROUNDS):
-        if time.perf_counter() > deadline_s:
-            break
-        for size, so_far_s in fastest_s.items():
-            fastest_s[size] = min(so_far_s, _run(engine, spec, _inputs(spec, size, rng)))
+        for size in sizes:
+            run_s = _run(engine, spec, _inputs(spec, size, rng))
+            fastest_s[size] = min(run_s, fastest_s.get(size, run_s))
+            if run_s > spec.sla.seconds:
+                sizes = [s for s in sizes if s <= size]
+                break
     return Timing(tuple(fastest_s), tuple(fastest_s.values()))
 
 
