@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from services.rank.dispatcher import RanBatch
+from scheduler.batching import Batch, Query
 from services.rank.server import serve
 from services.rank.settings import ServeSettings
 
@@ -30,6 +30,23 @@ class BatchSizes(logging.Handler):
             self.found[record.model.partition("/")[0]] = record.batch_size  # type: ignore[attr-defined]
 
 
+class Recorder:
+    """Notes the candidates of every batch."""
+
+    def __init__(self, ran: list[int]) -> None:
+        self._ran = ran
+
+    def observe_arrival(self, query: Query, now: float) -> None:
+        """Not of interest."""
+
+    def observe_batch(self, batch: Batch, run_s: float) -> None:  # noqa: ARG002
+        """Note a batch."""
+        self._ran.append(batch.size)
+
+    def observe(self, query: Query, now: float) -> None:
+        """Not of interest."""
+
+
 async def main() -> None:
     ran: list[int] = []
     stop = asyncio.Event()
@@ -43,12 +60,11 @@ async def main() -> None:
         else:
             stop.set()
 
-    def note(batch: RanBatch) -> None:
-        ran.append(batch.batch.size)
-
     asyncio.get_running_loop().add_reader(sys.stdin, command)
     settings = ServeSettings(repository=Path(sys.argv[1]), port=0)
-    await serve(settings, lambda address: say({"address": address, "batch_size": sizes.found}), stop, note)
+    await serve(
+        settings, lambda address: say({"address": address, "batch_size": sizes.found}), stop, [Recorder(ran)]
+    )
 
 
 def say(message: object) -> None:

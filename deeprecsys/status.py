@@ -72,6 +72,9 @@ def to_error(failure: grpc.RpcError) -> RankError:
         return _from_status(status, code)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
         return MessageTooLargeError(message)
+    if code is grpc.StatusCode.CANCELLED:
+        # The clients never cancel and raise: a bare CANCELLED is a server that stopped before the query began.
+        return UnavailableError(message)
     return _make(_CLASSES.get(code, InternalError), message)
 
 

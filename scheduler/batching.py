@@ -22,7 +22,9 @@ TRAFFIC_MEMORY_S = 10.0
 """A model counts as being in traffic for so long after its last arrival."""
 
 _RECHECK_TRAFFIC_S = 1.0
-_MERGE = 8.0
+MERGE_FACTOR = 8.0
+"""A batch merges queries until its candidates take so many times its fixed cost, see Plan.merge_up_to."""
+
 _MOST_DEAD = 64
 """A lane is swept when more queries than this, and more than half of those it holds, were given up."""
 
@@ -72,12 +74,13 @@ class Plan:
     def merge_up_to(self) -> int:
         """The size at which a batch takes no further query in: its fixed cost is then a ninth of its time.
 
-        Merging on would save less and less, while the small queries in it wait for all of it to run. Where the
-        seconds per candidate are unknown, as at a cold start, nothing but the batch size bounds it.
+        It is also the least that a worker takes off a short queue for others to share. Merging on would save less
+        and less, while the small queries in it wait for all of it to run. Where the seconds per candidate are
+        unknown, as at a cold start, nothing but the batch size bounds it.
         """
         if self.per_candidate_s <= 0:
             return self.point.batch_size
-        return math.ceil(_MERGE * self.fixed_s / self.per_candidate_s)
+        return math.ceil(MERGE_FACTOR * self.fixed_s / self.per_candidate_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +342,7 @@ class Batcher:
         instructions: list[Instruction] = []
         batch = self._release(worker, now)
         if len(batch.slices) > 1:
-            self._alone.extend(part for part in batch.slices if not part.query.dropped)
+            self._alone.extend(batch.slices)
         else:
             query = batch.slices[0].query
             if not query.dropped:
@@ -476,7 +479,7 @@ class Batcher:
             slices.append(part)
             size += part.stop - part.start
             room -= part.stop - part.start
-            if room <= 0 or part.stop < query.size or not self.policy.coalesce or lane.plan.whole:
+            if room <= 0 or not self.policy.coalesce or lane.plan.whole:
                 break
         return slices, size
 
@@ -540,17 +543,16 @@ class Batcher:
 
         Idle workers share a query evenly. One worker that frees takes its share of all that waits, as in guided
         self-scheduling (Polychronopoulos and Kuck, 1987): large batches while the queue is long, smaller ones as
-        it empties, so a batch size set too large costs little.
+        it empties, so a batch size set too large costs little; but none whose fixed cost weighs much.
         """
         plan = query.plan
         assert plan is not None
-        least = min(plan.smallest_cut, limit)
         idle = len(self._idle)
         if idle > 1:
             rounds = -(-remaining // (limit * idle))
-            query.cut = max(-(-remaining // (rounds * idle)), least)
+            query.cut = max(-(-remaining // (rounds * idle)), min(plan.smallest_cut, limit))
             return query.cut
-        return query.cut or max(-(-lane.waiting // len(self._running)), least)
+        return query.cut or max(-(-lane.waiting // len(self._running)), plan.merge_up_to, plan.smallest_cut)
 
     def _cap_batches(self, now: float) -> None:
         """With several models in traffic no batch may run longer than half the tightest SLA among them."""
@@ -575,10 +577,11 @@ class Batcher:
         is late for ever; without this rule its lateness would win every comparison and break the others.
         """
         lanes = list(self._backlogged.values())
+        if len(lanes) == 1:
+            self._fair_s = max(self._fair_s, lanes[0].used_s)
+            return lanes[0]
         fair_s = min(lane.used_s for lane in lanes)
         self._fair_s = max(self._fair_s, fair_s)
-        if len(lanes) == 1:
-            return lanes[0]
         chosen, best = lanes[0], (True, math.inf)
         for lane in lanes:
             query = self._head(lane, now, instructions)

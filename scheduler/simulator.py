@@ -71,8 +71,8 @@ class Steering(Protocol):
     def observe_arrival(self, query: Query, now: float) -> None:
         """Note a query."""
 
-    def observe_batch(self, batch: Batch, now: float) -> None:
-        """Note that a batch has run, from its start until now."""
+    def observe_batch(self, batch: Batch, run_s: float) -> None:
+        """Note that a batch has run for these seconds."""
 
     def observe(self, query: Query, now: float) -> None:
         """Note that a query is complete."""
@@ -216,7 +216,7 @@ class _Run:
                 self.decide(now)
             if worker >= 0:
                 if self.controller is not None and not failed:
-                    self.controller.observe_batch(what, now)
+                    self.controller.observe_batch(what, now - what.started_s)
                 done = self.batcher.fail(worker, now) if failed else self.batcher.finish(worker, now)
                 self.follow(done, now)
             else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,19 @@ from onnx import TensorProto, helper, numpy_helper
 from services.models.export import Exported, export
 from services.rank.server import serve
 from services.rank.settings import ServeSettings
+
+REQUIRE_ALL = "DEEPRECSYS_REQUIRE_ALL"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Where everything must be there, a skip is a failure."""
+    report = yield
+    if report.skipped and os.environ.get(REQUIRE_ALL) and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but {REQUIRE_ALL} is set: {report.longrepr}"
+    return report
+
 
 TABLE = np.linspace(-1.0, 1.0, 40, dtype=np.float32).reshape(10, 4)
 """The table of the linear model: 10 rows of 4."""
@@ -72,6 +86,24 @@ def row_sum_model() -> bytes:
     inputs = [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", "length"])]
     outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch", 1])]
     return _model(nodes, inputs, outputs, {"one": np.array([1])})
+
+
+def cast_sum_model(element: int) -> bytes:
+    """Input ids [N, 2] of an integer type; output score [N, 1], their sum."""
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers", "one"], ["score"], keepdims=1),
+    ]
+    inputs = [helper.make_tensor_value_info("ids", element, ["batch", 2])]
+    outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch", 1])]
+    return _model(nodes, inputs, outputs, {"one": np.array([1])})
+
+
+def constant_model() -> bytes:
+    """No input; output score [1, 1]."""
+    nodes = [helper.make_node("Identity", ["one"], ["score"])]
+    outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, [1, 1])]
+    return _model(nodes, [], outputs, {"one": np.ones((1, 1), np.float32)})
 
 
 LINEAR_CONFIG = """

@@ -101,7 +101,7 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     """The default."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """How much a query matters when not all can be served."""
+    """How much a query matters when not all can be served. Accepted and checked; nothing is shed by it yet."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """Not set: the same as normal."""
@@ -179,7 +179,7 @@ class RankRequest(_message.Message):
     task: _builtins.str
     """The task whose score ranks, for models with several tasks; empty for the first."""
     priority: Global___Priority.ValueType
-    """How much this query matters when not all can be served."""
+    """How much this query matters when not all can be served; not acted upon yet."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
         """Every input of the model, each once, in any order."""
@@ -417,7 +417,7 @@ class Model(_message.Message):
     ready: _builtins.bool
     """Whether queries are answered now."""
     unready_reason: _builtins.str
-    """Why not, when ready is false."""
+    """Why not, when ready is false; when it is true, why another version of the model is not served."""
     score_output: _builtins.str
     """The output that holds the scores."""
     max_candidates: _builtins.int

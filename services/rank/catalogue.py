@@ -18,12 +18,15 @@ class ServedModel:
     engine: Engine
 
 
+LOADING = "is loading"
+
+
 @dataclass(slots=True)
 class Entry:
-    """One model directory. ``versions``: the ready ones, the default first. ``fault``: why there is none."""
+    """One model directory. ``versions``: the ready ones, the default first. ``fault``: why one, or all, are missing."""
 
     versions: dict[str, ServedModel] = field(default_factory=dict)
-    fault: str = "is loading"
+    fault: str = LOADING
 
 
 class Catalogue:
@@ -41,13 +44,12 @@ class Catalogue:
         """Serve a version from now on; versions become ready in the order of preference."""
         entry = self._entries[model.spec.name]
         entry.versions[model.spec.version] = model
-        entry.fault = ""
+        if entry.fault == LOADING:
+            entry.fault = ""
 
     def broken(self, name: str, fault: str) -> None:
         """Note why a model (or one of its versions) cannot be served."""
-        entry = self._entries[name]
-        if not entry.versions:
-            entry.fault = fault
+        self._entries[name].fault = f"cannot be served: {fault}"
 
     def names(self) -> list[str]:
         """Return the names of all model directories."""
@@ -87,4 +89,5 @@ class Catalogue:
         message.max_candidates = spec.largest_query(message.max_candidates)
         message.versions.extend([spec.version, *(v for v in entry.versions if v != spec.version)])
         message.ready = True
+        message.unready_reason = entry.fault
         return message

@@ -30,12 +30,16 @@ _DTYPES: Mapping[str, np.dtype[np.generic]] = {
 }
 _FAULTS = (
     ort_errors.EPFail,
+    ort_errors.EngineError,
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
     ort_errors.InvalidProtobuf,
+    ort_errors.ModelLoaded,
+    ort_errors.ModelRequiresCompilation,
     ort_errors.NoModel,
     ort_errors.NoSuchFile,
+    ort_errors.NotFound,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
     RuntimeError,  # what ONNX Runtime raises where it has no class of its own
@@ -62,9 +66,9 @@ class CpuEngine:
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except _FAULTS as error:
-            raise RepositoryError(
-                f"{path.parent.name}/{path.name} cannot be opened: {_first_line(error)}"
-            ) from error
+            # The text may go to clients: it names the file, not where the repository lies.
+            reason = _first_line(error).replace(f"{path.parent.parent}/", "").replace(str(path), path.name)
+            raise RepositoryError(f"{path.parent.name}/{path.name} cannot be opened: {reason}") from error
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Score one batch; see :class:`~services.rank.engine.Engine`."""

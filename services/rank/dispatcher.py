@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from deeprecsys.errors import DeadlineExceededError, InternalError, OverloadedEr
 from deeprecsys.tensors import Array
 from scheduler.batching import Batch, Batcher, Complete, Drop, DropReason, Instruction, Query, Run
 from services.rank.catalogue import ServedModel
+from services.rank.engine import EngineError
 from services.rank.query_decoder import DecodedQuery
 from services.rank.workers import Outcome, Work, Workers
 
@@ -46,12 +48,17 @@ class _Pending:
     parts: list[tuple[int, list[Array]]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class RanBatch:
-    """A batch that has run, for those who learn from it: ``run_s`` is the inference alone."""
+class Observer(Protocol):
+    """Who learns from what happens; the scheduler's Controller is one. Times in seconds of the loop's clock."""
 
-    batch: Batch
-    run_s: float
+    def observe_arrival(self, query: Query, now: float) -> None:
+        """Note a query that arrived."""
+
+    def observe_batch(self, batch: Batch, run_s: float) -> None:
+        """Note that a batch has run; ``run_s`` is the inference alone."""
+
+    def observe(self, query: Query, now: float) -> None:
+        """Note that a query has its answer."""
 
 
 _DROPS: dict[DropReason, Callable[[], RankError]] = {
@@ -62,17 +69,26 @@ _DROPS: dict[DropReason, Callable[[], RankError]] = {
 
 
 class Dispatcher:
-    """Owns the Batcher, the workers and the queries in flight. Make and use it on the loop thread."""
+    """Owns the Batcher, the workers and the queries in flight. Make and use it on the loop thread.
+
+    ``max_queries``: more at once are refused. ``observers`` are told of every arrival, batch and answer.
+    """
 
     def __init__(
-        self, batcher: Batcher, workers: int, on_batch: Callable[[RanBatch], None] | None = None
+        self,
+        batcher: Batcher,
+        workers: int,
+        max_queries: int = 1024,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._batcher = batcher
         self._workers = Workers(workers, self._loop, self._on_outcome)
         self._running: list[Run | None] = [None] * workers
-        self._on_batch = on_batch
+        self._observers = tuple(observers)
+        self._max_queries = max_queries
         self._in_flight = 0
+        self._reported_s: dict[str, float] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -84,9 +100,13 @@ class Dispatcher:
     async def score(self, model: ServedModel, decoded: DecodedQuery, time_left_s: float | None) -> Scored:
         """Score every candidate of a query.
 
-        Raises OverloadedError when the model's queue is full, DeadlineExceededError when ``time_left_s`` passes
-        while the query waits, InternalError when the model fails. Cancelling gives the query up.
+        Raises OverloadedError when the model's queue or the server is full, DeadlineExceededError when
+        ``time_left_s`` passes while the query waits, InternalError when the model fails. Cancelling gives the query up.
         """
+        if self._in_flight >= self._max_queries:
+            raise OverloadedError(
+                f"{self._max_queries} queries are being answered already", retry_after_s=0.1
+            )
         now = self._loop.time()
         outputs = (model.spec.score_output, *(o for o in decoded.outputs if o != model.spec.score_output))
         pending = _Pending(decoded, model, outputs, self._loop.create_future())
@@ -95,6 +115,8 @@ class Dispatcher:
         self._in_flight += 1
         self._idle.clear()
         try:
+            for observer in self._observers:
+                observer.observe_arrival(query, now)
             self._obey(self._batcher.arrive(query, now))
             return await pending.answer
         finally:
@@ -116,7 +138,7 @@ class Dispatcher:
             if isinstance(instruction, Run):
                 self._start(instruction)
             elif isinstance(instruction, Complete):
-                _answer(instruction.query)
+                self._complete(instruction.query)
             elif isinstance(instruction, Drop):
                 _refuse(instruction)
 
@@ -138,13 +160,29 @@ class Dispatcher:
         self._running[worker] = None
         now = self._loop.time()
         if outcome.fault is not None:
-            _log.error("inference failed", exc_info=outcome.fault, extra={"model": run.batch.model})
+            self._report(run.batch, outcome.fault)
             self._obey(self._batcher.fail(worker, now))
             return
         _hand_out(run.batch, outcome)
         self._obey(self._batcher.finish(worker, now))
-        if self._on_batch is not None:
-            self._on_batch(RanBatch(run.batch, outcome.run_s))
+        for observer in self._observers:
+            observer.observe_batch(run.batch, outcome.run_s)
+
+    def _complete(self, query: Query) -> None:
+        now = self._loop.time()
+        _answer(query, now)
+        for observer in self._observers:
+            observer.observe(query, now)
+
+    def _report(self, batch: Batch, fault: EngineError) -> None:
+        """Log a failed batch: the trace at most once a second for each model, lest a flood of them delay others."""
+        asked = [part.query.payload.decoded.request_id for part in batch.slices]
+        extra = {"model": batch.model, "request_ids": [request_id for request_id in asked if request_id][:8]}
+        now = self._loop.time()
+        if now - self._reported_s.get(batch.model, -math.inf) < 1.0:
+            return
+        self._reported_s[batch.model] = now
+        _log.error("inference failed", exc_info=fault, extra=extra)
 
 
 def _hand_out(batch: Batch, outcome: Outcome) -> None:
@@ -165,7 +203,7 @@ def _hand_out(batch: Batch, outcome: Outcome) -> None:
         row = end
 
 
-def _answer(query: Query) -> None:
+def _answer(query: Query, now: float) -> None:
     pending: _Pending = query.payload
     if pending.answer.done():
         return
@@ -173,7 +211,6 @@ def _answer(query: Query) -> None:
     outputs = parts[0][1]
     if len(parts) > 1:
         outputs = [np.concatenate(arrays) for arrays in zip(*(part[1] for part in parts), strict=True)]
-    now = pending.answer.get_loop().time()
     pending.answer.set_result(
         Scored(outputs, "cpu", query.batches, query.started_s - query.arrival_s, now - query.started_s)
     )

@@ -16,6 +16,10 @@ from deeprecsys.v1 import rank_pb2
 from services.rank.model import InputSpec, ModelSpec
 
 MAX_REQUEST_ID_BYTES = 128
+MAX_VIOLATIONS = 16
+MAX_EXTRA = 16
+"""So many names too many are looked at one by one; more are refused by their number."""
+MAX_AXIS = (1 << 31) - 1
 
 _UNSIGNED: dict[int, np.dtype[np.unsignedinteger[Any]]] = {
     size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)
@@ -28,7 +32,7 @@ class DecodedQuery:
     """One valid query of ``size`` candidates.
 
     ``inputs``: in the order of the model's specification, first axis ``size`` or 1. ``task``: the column of the
-    score output that ranks. ``candidate_ids``: int64 [size] or None. ``outputs``: names beside the scores.
+    score output that ranks. ``candidate_ids``: int64 [size] or None. ``outputs``: names beside the scores, each once.
     """
 
     size: int
@@ -37,13 +41,15 @@ class DecodedQuery:
     task: int
     candidate_ids: NDArray[np.int64] | None
     outputs: tuple[str, ...]
+    request_id: str = ""
 
 
 class _Violations(list[FieldViolation]):
-    """What is wrong with one query, in the order of the fields."""
+    """What is wrong with one query, in the order of the fields; no more than an error's metadata can hold."""
 
     def note(self, field: str, rule: str) -> None:
-        self.append(FieldViolation(field, rule))
+        if len(self) < MAX_VIOLATIONS:
+            self.append(FieldViolation(field, rule))
 
 
 def decode(request: rank_pb2.RankRequest, spec: ModelSpec, max_candidates: int) -> DecodedQuery:
@@ -66,16 +72,11 @@ def decode(request: rank_pb2.RankRequest, spec: ModelSpec, max_candidates: int) 
         violations.note("request_id", f"must have at most {MAX_REQUEST_ID_BYTES} bytes")
     if request.priority not in _PRIORITIES:
         violations.note("priority", f"{request.priority} is not a Priority")
-    for index, name in enumerate(request.outputs):
-        if all(name != output.name for output in spec.outputs):
-            known = ", ".join(output.name for output in spec.outputs)
-            violations.note(f"outputs[{index}]", f'"{name[:100]}" is none of the model\'s outputs: {known}')
+    outputs = _outputs(request.outputs, spec, violations)
     if violations:
         raise InvalidQueryError(violations)
     inputs = tuple(array for array in arrays if array is not None)
-    return DecodedQuery(
-        size, inputs, request.top_k, task, candidate_ids, tuple(dict.fromkeys(request.outputs))
-    )
+    return DecodedQuery(size, inputs, request.top_k, task, candidate_ids, outputs, request.request_id)
 
 
 def _inputs(
@@ -84,6 +85,9 @@ def _inputs(
     """Return a view for each input of the model; None where it is missing or malformed."""
     sent: dict[str, rank_pb2.Tensor] = {}
     names = {declared.name for declared in spec.inputs}
+    if len(tensors) > MAX_EXTRA + len(names):
+        violations.note("inputs", f"has {len(tensors)} tensors; the model takes {len(names)}")
+        tensors = tensors[: MAX_EXTRA + len(names)]
     for index, tensor in enumerate(tensors):
         if tensor.name not in names:
             known = ", ".join(declared.name for declared in spec.inputs)
@@ -108,7 +112,7 @@ def _view(tensor: rank_pb2.Tensor | None, declared: InputSpec, violations: _Viol
             f"{field}.data_type", f"must be {data_type_name(wanted)}, not {data_type_name(tensor.data_type)}"
         )
         return None
-    shape = tuple(tensor.shape)
+    shape = tuple(tensor.shape[: len(declared.shape) + 2])
     if not _fits(shape, declared.shape):
         wanted_shape = ", ".join(["N", *("any" if axis == -1 else str(axis) for axis in declared.shape)])
         violations.note(f"{field}.shape", f"must be [{wanted_shape}], not {list(shape[:8])}")
@@ -125,12 +129,15 @@ def _view(tensor: rank_pb2.Tensor | None, declared: InputSpec, violations: _Viol
 
 def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
     """Tell whether a shape is the declared one behind any number of candidates."""
-    if not shape or shape[0] < 0:
+    if not shape or not 0 <= shape[0] <= MAX_AXIS:
         return False
     rest = shape[1:]
     return rest == declared or (
         len(rest) == len(declared)
-        and all(got == want or (want == -1 and got >= 0) for got, want in zip(rest, declared, strict=True))
+        and all(
+            got == want or (want == -1 and 0 <= got <= MAX_AXIS)
+            for got, want in zip(rest, declared, strict=True)
+        )
     )
 
 
@@ -185,8 +192,20 @@ def _check_ids(array: Array, declared: InputSpec, violations: _Violations) -> No
             violations.note(field, f"holds an id outside 0 to {rows[0] - 1}")
         return
     other_axes = tuple(axis for axis in range(array.ndim) if axis != 1)
-    for column in np.flatnonzero(unsigned.max(axis=other_axes) >= np.array(rows, dtype=unsigned.dtype))[:16]:
+    for column in np.flatnonzero(unsigned.max(axis=other_axes) >= np.array(rows, dtype=np.uint64))[:16]:
         violations.note(field, f"holds an id outside 0 to {rows[column] - 1} in column {column}")
+
+
+def _outputs(names: Sequence[str], spec: ModelSpec, violations: _Violations) -> tuple[str, ...]:
+    known = [output.name for output in spec.outputs]
+    if len(names) > MAX_EXTRA + len(known):
+        violations.note("outputs", f"names {len(names)} outputs; the model has {len(known)}")
+        return ()
+    for index, name in enumerate(names):
+        if name not in known:
+            rule = f'"{name[:100]}" is none of the model\'s outputs: {", ".join(known)}'
+            violations.note(f"outputs[{index}]", rule)
+    return tuple(dict.fromkeys(names))
 
 
 def _task(name: str, spec: ModelSpec, violations: _Violations) -> int:

@@ -78,7 +78,16 @@ def model_directories(repository: Path) -> list[Path]:
         entries = sorted(repository.iterdir())
     except OSError as error:
         raise RepositoryError(f"model repository {repository}: {error.strerror}") from error
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return [entry for entry in entries if entry.is_dir() and _is_servable_name(entry.name)]
+
+
+def _is_servable_name(name: str) -> bool:
+    """Leave out hidden folders, and names that no message can carry."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return not name.startswith(".")
 
 
 def read_listing(directory: Path) -> Listing:
@@ -92,12 +101,16 @@ def read_listing(directory: Path) -> Listing:
     if backend and backend not in _ONNX_BACKENDS:
         raise RepositoryError(f'{CONFIG_FILE}: backend "{backend}" is not served here; use "onnxruntime"')
     present = sorted(
-        (int(d.name) for d in directory.iterdir() if d.is_dir() and d.name.isdigit()), reverse=True
+        (int(d.name) for d in directory.iterdir() if d.is_dir() and _is_number(d.name)), reverse=True
     )
     versions = _chosen_versions(config, [v for v in present if v > 0])
     if not versions:
         raise RepositoryError("no version directory such as 1/ with a model.onnx; run `deeprecsys export`")
     return Listing(directory.name, config, tuple(str(v) for v in versions), directory)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20 and str(int(text)) == text
 
 
 def _read_config(path: Path) -> Any:
@@ -223,6 +236,8 @@ def _batching(listing: Listing, ports: Ports) -> tuple[int, bool]:
     """Return the largest batch and whether each query must be one inference."""
     limit = listing.config.max_batch_size
     fixed = {port.shape[0] for port in ports.inputs if port.shape[0] > 0}
+    if not ports.inputs:
+        raise RepositoryError("the ONNX file has no inputs: nothing can be ranked with it")
     if not fixed:
         return (limit, False) if limit > 0 else (1 << 30, True)
     if fixed == {1}:
@@ -268,8 +283,11 @@ class _Parameters:
         key = f"{CONFIG_FILE}: parameter id_rows.{port.name}"
         if port.dtype.kind not in "iu":
             raise RepositoryError(f"{key}: the input holds {port.dtype}, not ids")
-        if not all(text.isdigit() and int(text) > 0 for text in texts):
-            raise RepositoryError(f"{key} must be one whole number above 0, or several separated by commas")
+        most = 1 << (8 * port.dtype.itemsize - (port.dtype.kind == "i"))
+        if not all(_is_number(text) and 0 < int(text) <= most for text in texts):
+            raise RepositoryError(
+                f"{key} must be one whole number from 1 to {most} ({port.dtype} ids), or several separated by commas"
+            )
         columns = port.shape[1] if len(port.shape) > 1 else 1
         if len(texts) not in (1, columns):
             raise RepositoryError(f"{key} has {len(texts)} numbers; the input has {columns} columns")

@@ -2,55 +2,47 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
-import grpc
 import numpy as np
-from grpc_status import rpc_status
 
-from deeprecsys.errors import InternalError, RankError, UnavailableError
-from deeprecsys.status import to_status
+from deeprecsys.errors import UnavailableError
 from deeprecsys.tensors import fill_tensor
 from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
+from services.rank.answering import Context, answer
 from services.rank.catalogue import Catalogue, ServedModel
 from services.rank.dispatcher import Dispatcher, Scored
 from services.rank.query_decoder import DecodedQuery, decode
 
-_log = logging.getLogger(__name__)
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class RankServicer(rank_pb2_grpc.RankServiceServicer):
-    """Answers RankService. ``draining`` is set once no new query may begin."""
+    """Answers RankService. ``draining`` is set once no new query may begin; ``calls`` counts queries."""
 
     def __init__(self, catalogue: Catalogue, dispatcher: Dispatcher, max_candidates: int) -> None:
         self._catalogue = catalogue
         self._dispatcher = dispatcher
         self._max_candidates = max_candidates
         self.draining = False
+        self.calls = 0
 
     async def Rank(self, request: rank_pb2.RankRequest, context: Context) -> rank_pb2.RankResponse:  # noqa: N802
         """Score and rank the candidates of one query."""
-        return await _answer(self._rank, request, context)
+        return await answer(self._rank, request, context)
 
     async def ListModels(  # noqa: N802
         self, request: rank_pb2.ListModelsRequest, context: Context
     ) -> rank_pb2.ListModelsResponse:
         """Describe every model directory."""
-        return await _answer(self._list_models, request, context)
+        return await answer(self._list_models, request, context)
 
     async def GetModel(  # noqa: N802
         self, request: rank_pb2.GetModelRequest, context: Context
     ) -> rank_pb2.GetModelResponse:
         """Describe one model."""
-        return await _answer(self._get_model, request, context)
+        return await answer(self._get_model, request, context)
 
     async def _rank(self, request: rank_pb2.RankRequest, context: Context) -> rank_pb2.RankResponse:
+        self.calls += 1
         if self.draining:
             raise UnavailableError("the server is draining")
         model = self._catalogue.find(request.model, request.version)
@@ -95,23 +87,3 @@ def build_response(
     execution.queue_seconds = scored.queue_s
     execution.compute_seconds = scored.compute_s
     return response
-
-
-async def _answer(
-    handle: Callable[[_Request, Context], Awaitable[_Response]], request: _Request, context: Context
-) -> _Response:
-    """Await a handler and turn its errors into statuses; a fault that nobody foresaw is logged and not shown."""
-    try:
-        return await handle(request, context)
-    except RankError as error:
-        await _abort(context, error)
-    except grpc.aio.AbortError:
-        raise
-    except Exception:  # noqa: BLE001 - the boundary: the trace goes to the log, INTERNAL to the client
-        _log.exception("unforeseen fault", extra={"request_id": getattr(request, "request_id", "")[:128]})
-        await _abort(context, InternalError("internal fault; the server's log has the trace"))
-
-
-async def _abort(context: Context, error: RankError) -> NoReturn:
-    status = rpc_status.to_status(to_status(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)

@@ -68,6 +68,7 @@ def test_violations_and_the_advice_to_retry_survive() -> None:
         ),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!", errors.OverloadedError),
         (grpc.StatusCode.UNAVAILABLE, "failed to connect", errors.UnavailableError),
+        (grpc.StatusCode.CANCELLED, "the server went away", errors.UnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", errors.DeadlineExceededError),
         (grpc.StatusCode.INVALID_ARGUMENT, "bad", errors.InvalidQueryError),
         (grpc.StatusCode.UNKNOWN, "?", errors.InternalError),

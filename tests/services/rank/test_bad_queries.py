@@ -10,12 +10,16 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from onnx import TensorProto
 
 from deeprecsys import AsyncRankClient
 from deeprecsys.client import build_request
-from deeprecsys.errors import InvalidQueryError, MessageTooLargeError, ModelNotFoundError
+from deeprecsys.errors import InvalidQueryError, MessageTooLargeError, ModelNotFoundError, OverloadedError
 from deeprecsys.tensors import to_tensor
 from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
+from services.logs import configure_logs
+from tests.conftest import cast_sum_model, write_model
 
 N = 5
 Change = Callable[[rank_pb2.RankRequest], object]
@@ -80,8 +84,28 @@ CASES: dict[str, tuple[Change, str, str]] = {
     ),
     "huge shape": (
         lambda r: r.inputs[0].shape.__setitem__(0, 1 << 62),
+        "inputs[dense].shape",
+        "must be [N, 3], not [4611686018427387904, 3]",
+    ),
+    "shape beyond the bytes": (
+        lambda r: r.inputs[0].shape.__setitem__(0, 1 << 30),
         "inputs[dense].data",
-        "has 60 bytes; the shape [4611686018427387904, 3] takes 55340232221128654848 bytes",
+        "has 60 bytes; the shape [1073741824, 3] takes 12884901888 bytes",
+    ),
+    "thousands of inputs": (
+        lambda r: [r.inputs.add(name="x") for _ in range(5000)],
+        "inputs",
+        "has 5002 tensors; the model takes 2",
+    ),
+    "thousands of outputs": (
+        lambda r: r.outputs.extend(["x"] * 5000),
+        "outputs",
+        "names 5000 outputs; the model has 2",
+    ),
+    "thousands of axes": (
+        lambda r: r.inputs[0].shape.extend([1] * 5000),
+        "inputs[dense].shape",
+        "must be [N, 3], not [5, 3, 1]",
     ),
     "too few bytes": (
         lambda r: setattr(r.inputs[0], "data", r.inputs[0].data[:-1]),
@@ -272,3 +296,62 @@ async def test_an_internal_fault_shows_no_internals_and_its_trace_is_logged(
     shown = f"{failed.value.details()} {json.dumps(str(failed.value.trailing_metadata()))}"
     assert "secret" not in shown
     assert "ZeroDivisionError: secret" in caplog.text
+
+
+async def test_a_fault_logs_nothing_of_what_the_caller_sent(repository, running, monkeypatch, capfd) -> None:
+    def broken(request: object, *_: object) -> None:
+        raise ZeroDivisionError
+
+    configure_logs("console")
+    monkeypatch.setattr("services.rank.servicer.decode", broken)
+    request = valid_request()
+    request.inputs[0].name = "private-feature"
+    async with running(repository) as address, grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await rank_pb2_grpc.RankServiceStub(channel).Rank(request)
+    log = capfd.readouterr().err
+    assert "ZeroDivisionError" in log
+    assert "request_id=q1" in log
+    assert "private-feature" not in log
+
+
+async def test_the_request_id_comes_back(repository, running) -> None:
+    async with running(repository) as address, grpc.aio.insecure_channel(address) as channel:
+        assert (await rank_pb2_grpc.RankServiceStub(channel).Rank(valid_request())).request_id == "q1"
+
+
+async def test_an_id_check_holds_for_the_smallest_types(tmp_path, running) -> None:
+    write_model(
+        tmp_path,
+        "bytes",
+        cast_sum_model(TensorProto.UINT8),
+        'max_batch_size: 8 parameters { key: "id_rows.ids" value { string_value: "256,10" } }',
+    )
+    async with running(tmp_path) as address, AsyncRankClient(address) as client:
+        right = np.array([[255, 9]], np.uint8)
+        assert (await client.rank("bytes", {"ids": right})).scores.tolist() == [264.0]
+        with pytest.raises(InvalidQueryError, match="outside 0 to 9 in column 1"):
+            await client.rank("bytes", {"ids": np.array([[0, 10]], np.uint8)})
+
+
+async def test_more_queries_than_the_server_takes_at_once_are_refused_and_health_still_answers(
+    repository, running
+) -> None:
+    big = {"dense": np.zeros((4000, 3), np.float32), "ids": np.zeros((4000, 2), np.int32)}
+    async with (
+        running(repository, max_queries=1, batch_size=1) as address,
+        AsyncRankClient(address) as client,
+    ):
+        outcomes = await asyncio.gather(
+            *(client.rank("linear", big) for _ in range(8)), return_exceptions=True
+        )
+        refused = [o for o in outcomes if isinstance(o, OverloadedError)]
+        assert len(refused) >= 1
+        assert all(r.retry_after_s and "queries are being answered already" in str(r) for r in refused)
+        assert sum(not isinstance(o, BaseException) for o in outcomes) == 8 - len(refused) >= 1
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            assert (await client.rank("two_task", {"dense": np.ones((1, 2), np.float32)})).model == "two_task"
+            watch.cancel()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import services.rank.loading
 from deeprecsys import AsyncRankClient
 from deeprecsys.errors import InvalidQueryError, RepositoryError, UnavailableError
 from scheduler.measure import Sla
@@ -16,6 +17,7 @@ from services.rank.model import ModelSpec
 from services.rank.repository import build_spec, model_directories, read_listing
 from tests.conftest import (
     LINEAR_CONFIG,
+    constant_model,
     linear_model,
     linear_scores,
     row_sum_model,
@@ -108,12 +110,20 @@ BROKEN = {
     "sla": (parameter("sla_ms", "soon"), 'parameter sla_ms is "soon"; it must be milliseconds above 0'),
     "percentile": (parameter("sla_percentile", "100"), 'parameter sla_percentile is "100"'),
     "id rows of floats": (parameter("id_rows.dense", "5"), "id_rows.dense: the input holds float32, not ids"),
-    "id rows not numbers": (parameter("id_rows.ids", "5,-1"), "id_rows.ids must be one whole number above 0"),
+    "id rows not numbers": (
+        parameter("id_rows.ids", "5,-1"),
+        "id_rows.ids must be one whole number from 1 to 2147483648",
+    ),
     "id rows of other width": (
         parameter("id_rows.ids", "5,5,5"),
         "id_rows.ids has 3 numbers; the input has 2 columns",
     ),
     "id rows of nothing": (parameter("id_rows.idz", "5"), 'parameter id_rows: "idz" is none of dense, ids'),
+    "id rows of no decimal": (parameter("id_rows.ids", "²"), "id_rows.ids must be one whole number"),
+    "id rows beyond int32": (
+        parameter("id_rows.ids", "99999999999999999999"),
+        "from 1 to 2147483648 (int32 ids)",
+    ),
     "user inputs": (parameter("user_inputs", "dense,who"), '"who" is none of dense, ids'),
     "score output": (parameter("score_output", "best"), '"best" is none of score, logit'),
     "tasks": (parameter("tasks", "a,b"), 'parameter tasks names 2 tasks, but output "score" has 1 columns'),
@@ -157,10 +167,15 @@ def test_missing_and_corrupt_files_are_named(tmp_path: Path) -> None:
 async def test_a_broken_model_is_reported_and_does_not_stop_the_others(repository, running) -> None:
     write_model(repository, "corrupt", b"\x00garbage", "max_batch_size: 4")
     write_model(repository, "misspelt", linear_model(), "max_batch: 4")
+    write_model(repository, "no_input", constant_model(), "max_batch_size: 4")
+    write_model(repository, "odd\udcff", linear_model(), LINEAR_CONFIG)
+    (repository / "linear" / "²").mkdir()
     async with running(repository) as address, AsyncRankClient(address) as client:
         models = {model.name: model for model in await client.models()}
         assert [name for name, model in models.items() if model.ready] == ["linear", "two_task"]
         assert "version 1: 1/model.onnx cannot be opened" in models["corrupt"].unready_reason
+        assert str(repository) not in models["corrupt"].unready_reason
+        assert "the ONNX file has no inputs" in models["no_input"].unready_reason
         assert "line 1:1" in models["misspelt"].unready_reason
         with pytest.raises(UnavailableError, match="model misspelt cannot be served: config.pbtxt"):
             await client.rank("misspelt", {})
@@ -209,3 +224,31 @@ async def test_two_versions_are_served_and_asked_for_by_number(repository: Path,
         assert (await client.rank("linear", query, version="1")).version == "1"
         assert list((await client.model("linear")).versions) == ["2", "1"]
         assert list((await client.model("linear", version="1")).versions) == ["1", "2"]
+
+
+async def test_a_broken_newer_version_is_named_while_the_older_one_answers(repository: Path, running) -> None:
+    directory = repository / "linear"
+    (directory / "2").mkdir()
+    (directory / "2" / "model.onnx").write_bytes(b"broken")
+    (directory / "config.pbtxt").write_text(LINEAR_CONFIG + "version_policy { all { } }")
+    async with running(repository) as address, AsyncRankClient(address) as client:
+        model = await client.model("linear")
+    assert (model.ready, list(model.versions)) == (True, ["1"])
+    assert model.unready_reason.startswith("cannot be served: version 2: 2/model.onnx cannot be opened")
+
+
+async def test_whatever_is_odd_about_a_model_stays_its_own(repository: Path, running, monkeypatch) -> None:
+    def odd(engine: object, spec: ModelSpec, *_: object) -> object:
+        if spec.name == "linear":
+            raise StopIteration
+        return real(engine, spec, *_)
+
+    real = services.rank.loading.warm_up
+    monkeypatch.setattr("services.rank.loading.warm_up", odd)
+    async with running(repository) as address, AsyncRankClient(address) as client:
+        models = {model.name: model for model in await client.models()}
+    assert models["two_task"].ready
+    assert (
+        models["linear"].unready_reason
+        == "cannot be served: version 1: StopIteration while loading; the log has the trace"
+    )
