@@ -1,7 +1,8 @@
 """ONNX Runtime alone: runs given batches from memory on as many threads as the server has, and nothing else.
 
-Each line in is {"model": file, "config": directory, "batches": [candidates, ...], "repeat_each": n}; the answer is the
-CPU seconds of the runs, with every thread's share of each batch timed by the thread's own clock.
+Each line in is {"directory": of one model, "batches": [candidates, ...], "threads": n, or 0 for one per usable core};
+the line out is {"cpu_s": of the process, "wall_s": of all, "each_cpu_s": [of each batch, ...]}, all in seconds; a
+batch is timed by the clock of the thread that ran it.
 """
 
 from __future__ import annotations

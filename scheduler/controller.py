@@ -66,11 +66,20 @@ class Decision:
     seen_tail_s: float
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a window showed of one model: arrivals per second, and seconds at the target's percentile or NaN."""
+
+    qps: float
+    tail_s: float
+
+
 @dataclass
 class _Model:
     """What the controller keeps of one model."""
 
     plan: Plan
+    percentile: float
     accelerator: bool
     cpu: Seconds
     device: Seconds = field(default_factory=Seconds)
@@ -93,27 +102,26 @@ class _Model:
 class Controller:
     """Chooses the operating point of every model once a window.
 
-    ``cores``: workers of the Batcher. ``percentile``: of the target that ``Plan.sla_s`` is. ``slots``: whole queries
-    that the accelerator takes at once.
+    ``cores``: workers of the Batcher. ``slots``: whole queries that the accelerator takes at once.
     """
 
-    def __init__(
-        self, cores: int, tuning: Tuning | None = None, *, percentile: float = 95.0, slots: int = 1
-    ) -> None:
+    def __init__(self, cores: int, tuning: Tuning | None = None, *, slots: int = 1) -> None:
         self.tuning = tuning or Tuning()
         self.window_s = self.tuning.window_s
         self._cores = cores
-        self._percentile = percentile
         self._slots = slots
         self._models: dict[str, _Model] = {}
         self._ended_s = math.nan
 
     # ---- what is served ----
 
-    def add(self, model: str, plan: Plan, *, accelerator: bool = False) -> None:
-        """Steer a model from this plan on; its fixed_s and per_candidate_s are the first guess."""
+    def add(self, model: str, plan: Plan, *, percentile: float = 95.0, accelerator: bool = False) -> None:
+        """Steer a model from this plan on; its fixed_s and per_candidate_s are the first guess.
+
+        ``percentile``: of the target that ``plan.sla_s`` is.
+        """
         prior = LinearFit(plan.fixed_s, plan.per_candidate_s)
-        self._models[model] = _Model(plan, accelerator, Seconds(prior))
+        self._models[model] = _Model(plan, percentile, accelerator, Seconds(prior))
 
     def remove(self, model: str) -> None:
         """Forget a model; KeyError when unknown."""
@@ -146,6 +154,11 @@ class Controller:
     def pinned(self, model: str) -> OperatingPoint | None:
         """Return the point that the model is held at, None when it is not."""
         return self._models[model].pinned
+
+    def seen(self, model: str) -> Seen:
+        """Return what the last window showed of a model."""
+        state = self._models[model]
+        return Seen(state.mix.qps, state.seen_s)
 
     # ---- what is seen ----
 
@@ -195,7 +208,7 @@ class Controller:
         state.rate, state.scored = state.scored / span_s, 0
         state.seen_s = math.nan
         if len(latencies_s) >= self.tuning.min_queries:
-            state.seen_s = percentile(np.array(latencies_s), self._percentile)
+            state.seen_s = percentile(np.array(latencies_s), state.percentile)
         state.mix.end_window(span_s, keep)
         state.cpu.end_window(keep)
         state.device.end_window(keep)
@@ -236,7 +249,7 @@ class Controller:
             return None
         state.shunned[state.plan.point] = now + t.cool_down_s
         tail_ms = state.seen_s * 1e3
-        reason = f"steps back: p{self._percentile:g} of {tail_ms:.3g} ms is worse than predicted"
+        reason = f"steps back: p{state.percentile:g} of {tail_ms:.3g} ms is worse than predicted"
         decision = self._change(model, state.previous, now, reason, state.predicted_s)
         state.previous = None
         return decision
@@ -268,7 +281,7 @@ class Controller:
             and now - state.changed_s < 2 * self.tuning.half_life_s
         ):
             return None  # the accelerator is being tried: wait for what it says
-        sla = Sla(self._percentile, state.plan.sla_s)
+        sla = Sla(state.percentile, state.plan.sla_s)
         points = [point, *(p for p in self._candidates(state, now) if p != point)]
         outlook = Outlook(self._machine(state), sla, points)
         sizes, shares = state.mix.law()

@@ -1,4 +1,4 @@
-"""The command line: `deeprecsys export | serve | rank | load | demo`."""
+"""The command line: `deeprecsys export | serve | rank | load | tune | profile | status | demo`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from deeprecsys.errors import DeepRecSysError, InvalidQueryError, InvalidSetting
 from services.cli.demo import demo
 from services.cli.export import export
 from services.cli.load import load
+from services.cli.profile import profile
 from services.cli.rank import rank
 from services.cli.serve import serve
+from services.cli.status import status
+from services.cli.tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Recommendation ranking served inside a tail-latency target.",
 )
-for command in (export, serve, rank, load, demo):
+for command in (export, serve, rank, load, tune, profile, status, demo):
     app.command()(command)
 
 

@@ -28,6 +28,7 @@ def serve(
     workers: Annotated[int | None, _flag("workers")] = None,
     policy: Annotated[str | None, _flag("policy")] = None,
     batch_size: Annotated[int | None, _flag("batch_size")] = None,
+    state_dir: Annotated[Path | None, _flag("state_dir")] = None,
     max_candidates: Annotated[int | None, _flag("max_candidates")] = None,
     max_message_bytes: Annotated[int | None, _flag("max_message_bytes")] = None,
     max_waiting: Annotated[int | None, _flag("max_waiting")] = None,

@@ -53,7 +53,7 @@ def run_load(settings: LoadSettings, on_progress: OnProgress | None = None) -> L
         async with open_session(settings) as session:
             return await session.run(on_progress=on_progress)
 
-    with asyncio.Runner(loop_factory=_precise_loop) as runner:
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
         return runner.run(once())
 
 
@@ -73,7 +73,7 @@ def find_max(
     if len(settings.models) != 1 or settings.concurrency is not None:
         raise InvalidSettingError("the search for the highest rate takes one model, in open loop")
     runs: dict[float, LoadResult] = {}
-    with asyncio.Runner(loop_factory=_precise_loop) as runner:
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
         opened = open_session(settings, pool_queries=SEARCH_POOL_QUERIES)
         session = runner.run(opened.__aenter__())
         sla = session.lanes[0].sla
@@ -97,7 +97,8 @@ def find_max(
     return MaxResult(settings, describe_machine(), name, sla, capacity, runs.get(capacity.qps))
 
 
-def _precise_loop() -> asyncio.AbstractEventLoop:
+def precise_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop whose timers keep microseconds."""
     # epoll and poll wait in whole milliseconds, rounded up, which would send nearly every query late; select waits
     # in microseconds, and a driver has few enough files open for it.
     return asyncio.SelectorEventLoop(selectors.SelectSelector())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from deeprecsys.errors import RepositoryError
-from scheduler.batching import OperatingPoint, Plan
+from scheduler.batching import Plan
 from scheduler.first_plan import first_plan
 from services.rank.catalogue import Catalogue, ServedModel
 from services.rank.cpu import CpuEngine
@@ -21,14 +20,15 @@ from services.rank.warmup import warm_up
 _log = logging.getLogger(__name__)
 
 SetHealth = Callable[[str, bool], Coroutine[Any, Any, None]]
-SetPlan = Callable[[ServedModel, Plan], None]
+Add = Callable[[ServedModel, Plan], Plan]
+"""Takes a model with the plan that its timing suggests, and returns the one that it begins with."""
 
 
 async def load_all(
     directories: Sequence[Path],
     catalogue: Catalogue,
     settings: ServeSettings,
-    set_plan: SetPlan,
+    add: Add,
     set_health: SetHealth,
 ) -> None:
     """Load and warm up every model; a broken one is reported and does not stop the others.
@@ -39,7 +39,7 @@ async def load_all(
         catalogue.expect(directory.name)
         await set_health(directory.name, False)
     for directory in directories:
-        await _load_directory(directory, catalogue, settings, set_plan)
+        await _load_directory(directory, catalogue, settings, add)
         await set_health(directory.name, catalogue.is_ready(directory.name))
     if not any(catalogue.is_ready(d.name) for d in directories):
         raise RepositoryError(
@@ -47,9 +47,7 @@ async def load_all(
         )
 
 
-async def _load_directory(
-    directory: Path, catalogue: Catalogue, settings: ServeSettings, set_plan: SetPlan
-) -> None:
+async def _load_directory(directory: Path, catalogue: Catalogue, settings: ServeSettings, add: Add) -> None:
     try:
         listing = read_listing(directory)
     except RepositoryError as error:
@@ -57,11 +55,11 @@ async def _load_directory(
         return
     for version in listing.versions:
         try:
-            model, plan = await asyncio.to_thread(_load, listing, version, settings)
+            model, timed = await asyncio.to_thread(_load, listing, version, settings)
         except RepositoryError as error:
             _broken(catalogue, directory.name, f"version {version}: {error}")
             continue
-        set_plan(model, plan)
+        plan = add(model, timed)
         catalogue.ready(model)
         _log.info("model ready", extra={"model": model.spec.key, "batch_size": plan.point.batch_size})
 
@@ -93,6 +91,4 @@ def _open(listing: Listing, version: str, settings: ServeSettings) -> tuple[Serv
         largest_batch=spec.largest_batch,
         whole=spec.whole,
     )
-    if settings.batch_size:
-        plan = dataclasses.replace(plan, point=OperatingPoint(settings.batch_size))
     return ServedModel(spec, engine), plan

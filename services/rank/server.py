@@ -14,15 +14,20 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from deeprecsys.errors import InvalidSettingError
-from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
-from scheduler.batching import POLICIES, Batcher
+from deeprecsys.v1 import control_pb2, control_pb2_grpc, rank_pb2, rank_pb2_grpc
+from scheduler.batching import POLICIES, Batcher, Plan
+from scheduler.controller import Controller
 from services.cores import usable_cores
-from services.rank.catalogue import Catalogue
+from services.rank.catalogue import Catalogue, ServedModel
+from services.rank.control_servicer import ControlServicer
 from services.rank.dispatcher import Dispatcher, Observer
+from services.rank.learnt_points import LearntPoints
 from services.rank.loading import load_all
 from services.rank.repository import model_directories
 from services.rank.servicer import RankServicer
 from services.rank.settings import ServeSettings
+from services.rank.starting_point import starting_point
+from services.rank.steering import Steering
 
 _log = logging.getLogger(__name__)
 
@@ -48,21 +53,32 @@ async def serve(
     directories = model_directories(settings.repository)
     workers = settings.workers or usable_cores()
     batcher = Batcher(workers, POLICIES[settings.policy], settings.max_waiting)
-    dispatcher = Dispatcher(batcher, workers, settings.max_queries, observers)
+    controller = Controller(workers)
+    learnt = LearntPoints(settings.state_dir)
+    steering = Steering(controller, batcher, learnt)
+    dispatcher = Dispatcher(batcher, workers, settings.max_queries, [controller, *observers])
+
+    def add(model: ServedModel, timed: Plan) -> Plan:
+        start = starting_point(settings, model.spec, timed, learnt, workers)
+        steering.add(model.spec, start.plan, start.plan.point if start.pinned else None)
+        return start.plan
+
     async with AsyncExitStack() as opened:
         opened.push_async_callback(dispatcher.close)
+        opened.callback(steering.close)
         catalogue = Catalogue(_limits(settings))
         servicer = RankServicer(catalogue, dispatcher, settings.max_candidates)
         healths = health.aio.HealthServicer()
         await healths.set("", NOT_SERVING)
-        server, address = _listen(settings, servicer, healths)
+        control = ControlServicer(catalogue, steering, controller, batcher)
+        server, address = _listen(settings, servicer, control, healths)
         await server.start()
         opened.push_async_callback(server.stop, 0)
         loading = load_all(
             directories,
             catalogue,
             settings,
-            lambda model, plan: batcher.set_plan(model.spec.key, plan),
+            add,
             lambda name, ready: healths.set(name, SERVING if ready else NOT_SERVING),
         )
         if await _unless(stop, loading):
@@ -128,7 +144,10 @@ def _limits(settings: ServeSettings) -> rank_pb2.Model:
 
 
 def _listen(
-    settings: ServeSettings, servicer: RankServicer, healths: health.aio.HealthServicer
+    settings: ServeSettings,
+    servicer: RankServicer,
+    control: ControlServicer,
+    healths: health.aio.HealthServicer,
 ) -> tuple[grpc.aio.Server, str]:
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -139,10 +158,10 @@ def _listen(
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_queries + SPARE_CALLS)
     rank_pb2_grpc.add_RankServiceServicer_to_server(servicer, server)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
-    names = [
-        s.full_name for s in (rank_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR) for s in s.services_by_name.values()
-    ]
+    described = (rank_pb2.DESCRIPTOR, control_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+    names = [service.full_name for file in described for service in file.services_by_name.values()]
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
     host = (
         f"[{settings.host}]" if ":" in settings.host and not settings.host.startswith("[") else settings.host

@@ -34,8 +34,9 @@ class ServeSettings(BaseSettings):
     workers: int = Field(0, ge=0, le=1024, description="CPU worker threads; 0 takes one per usable core")
     policy: Literal["static", "paper", "adaptive"] = Field("adaptive", description="how batches are formed")
     batch_size: int = Field(
-        0, ge=0, description="batch size of every model; 0 takes what warm-up finds cheapest"
+        0, ge=0, description="hold every model at this batch size; 0 lets the policy choose"
     )
+    state_dir: Path | None = Field(None, description="directory where operating points outlive the process")
     max_candidates: int = Field(4096, ge=1, le=1 << 24, description="most candidates in one query")
     max_message_bytes: int = Field(
         DEFAULT_MAX_MESSAGE_BYTES, ge=1024, le=(1 << 31) - 1, description="largest message, either way"

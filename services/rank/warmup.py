@@ -36,14 +36,14 @@ def warm_up(engine: Engine, spec: ModelSpec, budget_s: float) -> Timing:
     sizes = [size for size in LADDER if size <= spec.largest_batch]
     # The first runs read the file's pages and grow the arena: not timed.
     for size in (1, *sizes[-3:-2] * 2):
-        _run(engine, spec, _inputs(spec, size, rng))
+        _run(engine, spec, random_batch(spec, size, rng))
     fastest_s: dict[int, float] = {}
     deadline_s = time.perf_counter() + budget_s
     for rounds in range(MAX_ROUNDS):
         if rounds >= MIN_ROUNDS and time.perf_counter() > deadline_s:
             break
         for size in sizes:
-            run_s = _run(engine, spec, _inputs(spec, size, rng))
+            run_s = _run(engine, spec, random_batch(spec, size, rng))
             fastest_s[size] = min(run_s, fastest_s.get(size, run_s))
             if run_s > spec.sla.seconds:
                 sizes = [s for s in sizes if s <= size]
@@ -71,7 +71,8 @@ def _run(engine: Engine, spec: ModelSpec, inputs: Mapping[str, Array]) -> float:
     return run_s
 
 
-def _inputs(spec: ModelSpec, size: int, rng: np.random.Generator) -> dict[str, Array]:
+def random_batch(spec: ModelSpec, size: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Return valid inputs of ``size`` candidates by name, with ids spread over their tables."""
     return {declared.name: _random_input(declared, size, rng) for declared in spec.inputs}
 
 
