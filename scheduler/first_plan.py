@@ -12,22 +12,25 @@ from scheduler.latency import fit_line
 NEAR_CHEAPEST = 1.02
 """Of the batch sizes within so much of the cheapest seconds per candidate the smallest is taken: it waits least."""
 
+HANDOVER_S = 1e-4
+"""Seconds of handing a batch to a worker and back: what it costs the scheduler beside what the engine takes."""
+
 
 def first_plan(
     sizes: Sequence[int], seconds: Sequence[float], *, sla_s: float, largest_batch: int, whole: bool = False
 ) -> Plan:
-    """Return the plan for a model whose batches of ``sizes`` candidates took ``seconds``.
+    """Return the plan for a model whose batches of ``sizes`` candidates took the engine ``seconds``.
 
     Batches that alone take more than half the target are left out where smaller ones exist. Raises ValueError
     without any timed batch.
     """
     if not sizes or len(sizes) != len(seconds):
         raise ValueError(f"{len(sizes)} sizes and {len(seconds)} seconds do not make a plan")
-    timed = sorted(zip(sizes, seconds, strict=True))
+    timed = sorted((n, s + HANDOVER_S) for n, s in zip(sizes, seconds, strict=True))
     quick = [(n, s) for n, s in timed if s <= sla_s / 2] or timed[:1]
     cheapest = min(s / n for n, s in quick)
     batch_size = next(n for n, s in quick if s / n <= cheapest * NEAR_CHEAPEST)
-    fit = fit_line(np.array(sizes, dtype=float), np.array(seconds), np.ones(len(sizes)))
+    fit = fit_line(*np.array(timed, dtype=float).T, np.ones(len(timed)))
     return Plan(
         point=OperatingPoint(batch_size),
         sla_s=sla_s,

@@ -121,10 +121,6 @@ def _check_pair(left: LatencyPoint, right: LatencyPoint) -> None:
         raise ValueError(f"{names}: mean_s falls from {left.mean_s:.3g} to {right.mean_s:.3g}")
 
 
-HANDOVER_S = 1e-4
-"""Seconds of handing one more batch to a worker and back, beside what the batch itself takes."""
-
-
 @dataclass(frozen=True)
 class LinearFit:
     """A batch of n candidates takes ``fixed_s + per_candidate_s * n`` seconds."""
@@ -139,9 +135,9 @@ class LinearFit:
     @property
     def smallest_cut(self) -> int:
         """The slice whose candidates take twice what one more batch costs: cutting finer costs more than it spreads."""
-        overhead_s = 2 * (self.fixed_s + HANDOVER_S)
+        overhead_s = 2 * self.fixed_s
         if self.per_candidate_s * (1 << 20) <= overhead_s:
-            return 1 << 20
+            return 1 << 20 if overhead_s > 0 else 1
         return max(1, math.ceil(overhead_s / self.per_candidate_s - 1e-9))
 
 

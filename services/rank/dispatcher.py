@@ -55,7 +55,7 @@ class Observer(Protocol):
         """Note a query that arrived."""
 
     def observe_batch(self, batch: Batch, run_s: float) -> None:
-        """Note that a batch has run; ``run_s`` is the inference alone."""
+        """Note that a batch has run; ``run_s`` is how long it held its worker, handed over and back."""
 
     def observe(self, query: Query, now: float) -> None:
         """Note that a query has its answer."""
@@ -166,7 +166,7 @@ class Dispatcher:
         _hand_out(run.batch, outcome)
         self._obey(self._batcher.finish(worker, now))
         for observer in self._observers:
-            observer.observe_batch(run.batch, outcome.run_s)
+            observer.observe_batch(run.batch, now - run.batch.started_s)
 
     def _complete(self, query: Query) -> None:
         now = self._loop.time()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -35,11 +34,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a Work: the outputs, each with the first axis ``size``, or the fault; and the seconds it took."""
+    """What became of a Work: the outputs, each with the first axis ``size``, or the fault."""
 
     outputs: Sequence[Array]
     fault: EngineError | None
-    run_s: float
 
 
 Done = Callable[[int, Outcome], None]
@@ -79,7 +77,6 @@ class Workers:
 
 def run(work: Work) -> Outcome:
     """Run one inference to its end, on the calling thread."""
-    started_s = time.perf_counter()
     outputs: Sequence[Array] = ()
     fault = None
     try:
@@ -89,10 +86,9 @@ def run(work: Work) -> Outcome:
     except Exception as error:  # noqa: BLE001 - the thread's boundary: a worker must outlive whatever a batch does
         fault = EngineError(f"{type(error).__name__}: {error}")
         fault.__cause__ = error
-    run_s = time.perf_counter() - started_s
     if any(array.shape[:1] != (work.size,) for array in outputs):
         fault = EngineError(f"an output does not have one row for each of {work.size} candidates")
-    return Outcome(outputs, fault, run_s)
+    return Outcome(outputs, fault)
 
 
 def assemble(work: Work) -> dict[str, Array]:

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.first_plan import first_plan
-from scheduler.latency import HANDOVER_S
+from scheduler.first_plan import HANDOVER_S, first_plan
 
 LADDER = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
 def line(fixed_s: float, per_candidate_s: float) -> list[float]:
-    return [fixed_s + per_candidate_s * n for n in LADDER]
+    """What the engine takes when a batch costs the scheduler fixed_s in all."""
+    return [fixed_s - HANDOVER_S + per_candidate_s * n for n in LADDER]
 
 
 def test_the_batch_size_is_the_smallest_of_nearly_the_cheapest() -> None:
@@ -22,7 +22,7 @@ def test_the_batch_size_is_the_smallest_of_nearly_the_cheapest() -> None:
     assert plan.point.offload_from is None
     plan = first_plan(LADDER, line(1e-4, 1e-4), sla_s=10.0, largest_batch=4096)
     assert plan.point.batch_size == 64
-    plan = first_plan(LADDER, line(0.0, 1e-4), sla_s=10.0, largest_batch=4096)
+    plan = first_plan(LADDER, line(1e-6, 1e-4), sla_s=10.0, largest_batch=4096)
     assert plan.point.batch_size == 1
 
 
@@ -34,10 +34,10 @@ def test_a_size_that_takes_more_than_half_the_target_is_not_chosen() -> None:
 
 
 def test_the_line_predicts_what_was_timed_and_a_cut_pays_twice_its_handover() -> None:
-    plan = first_plan(LADDER, line(2.1e-4, 4e-5), sla_s=10.0, largest_batch=4096)
-    assert plan.run_s(100) == pytest.approx(2.1e-4 + 100 * 4e-5)
-    assert plan.smallest_cut == 16  # 2 * (210 us + 100 us) / 40 us, rounded up
-    assert plan.smallest_cut * 4e-5 >= 2 * (2.1e-4 + HANDOVER_S)
+    plan = first_plan(LADDER, line(3.1e-4, 4e-5), sla_s=10.0, largest_batch=4096)
+    assert plan.run_s(100) == pytest.approx(3.1e-4 + 100 * 4e-5)
+    assert plan.smallest_cut == 16  # 2 * 310 us / 40 us, rounded up
+    assert plan.smallest_cut * 4e-5 >= 2 * 3.1e-4
 
 
 @given(st.lists(st.floats(1e-6, 10), min_size=1, max_size=10), st.floats(1e-3, 10))

@@ -70,8 +70,8 @@ def test_neither_part_of_a_fit_is_negative() -> None:
 
 
 def test_cutting_stops_paying_where_a_slice_is_worth_twice_one_more_batch() -> None:
-    assert LinearFit(0.001, 0.0001).smallest_cut == 22  # 2 * (1 ms + 0.1 ms) / 0.1 ms
-    assert LinearFit(0.0, 0.0001).smallest_cut == 2
+    assert LinearFit(0.001, 0.0001).smallest_cut == 20
+    assert LinearFit(0.0, 0.0001).smallest_cut == 1
     assert LinearFit(0.001, 0.0).smallest_cut > 1000
 
 
