@@ -47,7 +47,11 @@ protos: $(READY)  ## regenerate the stubs in deeprecsys/v1 from protos/
 	    --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/deeprecsys/v1/*.proto
 
 bench: $(READY)  ## the benchmarks behind the README's figures (long)
+	$(BIN)/deeprecsys export
 	$(BIN)/python -m benchmarks.serving_cost
+	$(BIN)/python -m benchmarks.scheduler_cost
+	$(BIN)/python -m benchmarks.order_study
+	$(BIN)/python -m benchmarks.pooling_forms
 
 clean:  ## remove what was built, the exported models included
 	rm -rf $(VENV) model_repository/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,7 +30,8 @@ def first_plan(
     quick = [(n, s) for n, s in timed if s <= sla_s / 2] or timed[:1]
     cheapest = min(s / n for n, s in quick)
     batch_size = next(n for n, s in quick if s / n <= cheapest * NEAR_CHEAPEST)
-    fit = fit_line(*np.array(timed, dtype=float).T, np.ones(len(timed)))
+    candidates, taken_s = np.array(timed, dtype=float).T
+    fit = fit_line(candidates, taken_s, np.ones(len(timed)))
     return Plan(
         point=OperatingPoint(batch_size),
         sla_s=sla_s,

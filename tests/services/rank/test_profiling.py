@@ -38,7 +38,9 @@ def test_every_size_up_to_the_models_largest_is_timed_alone_and_with_all_cores_b
     for curve in (cpu.alone, cpu.busy):
         assert [point.batch_size for point in curve.points] == seen
         assert all(0 < p.p50_s <= p.p95_s <= p.p99_s for p in curve.points)
-        assert all(a.mean_s <= b.mean_s * (1 + 1e-9) for a, b in zip(curve.points, curve.points[1:], strict=False))
+        assert all(
+            a.mean_s <= b.mean_s * (1 + 1e-9) for a, b in zip(curve.points, curve.points[1:], strict=False)
+        )
     assert set(engine.ran) == set(seen)
     assert engine.ran.count(64) >= 3 * 20
 
