@@ -7,6 +7,7 @@ with RankClient("127.0.0.1:8500") as client:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,13 +17,16 @@ import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeprecsys.errors import FieldViolation, InvalidQueryError
+from deeprecsys.errors import FieldViolation, InvalidQueryError, UnavailableError
 from deeprecsys.status import to_error
 from deeprecsys.tensors import Array, to_array, to_tensor
 from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 """The limit on messages in both directions; gRPC's own 4 MiB would refuse large queries of rmc1 and rmc2."""
+
+_LARGEST_ID = 2**63 - 1
+_CLOSED = "the client is closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,11 @@ def build_request(
     """Return the message of one query.
 
     ``inputs``: by name, first axis N, or 1 for an input that holds for every candidate. ``candidate_ids``: N
-    integers. ``top_k``: 0 for all. Raises InvalidQueryError for what cannot be put into a message.
+    integers that fit INT64. ``top_k``: 0 for all. Raises InvalidQueryError for what cannot be put into a message.
     """
     try:
         tensors = [to_tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
-        ids = b"" if candidate_ids is None else np.asarray(candidate_ids, dtype="<i8").tobytes()
+        ids = b"" if candidate_ids is None else _id_bytes(candidate_ids)
         return rank_pb2.RankRequest(
             model=model,
             version=version,
@@ -85,8 +89,27 @@ def build_request(
             outputs=outputs,
             priority=priority,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidQueryError([FieldViolation("query", str(error))]) from error
+
+
+def _id_bytes(candidate_ids: ArrayLike) -> bytes:
+    """Return ids as INT64 bytes; InvalidQueryError for what is no integer or would become another one."""
+    try:
+        ids = np.asarray(candidate_ids)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _wrong_ids(f"not an array of integers: {error}") from error
+    if not ids.size:
+        raise _wrong_ids("empty: give one id per candidate, or None")
+    if ids.dtype.kind not in "iu":
+        raise _wrong_ids(f"must be integers of at most 64 bits, not {ids.dtype}")
+    if int(ids.max()) > _LARGEST_ID:
+        raise _wrong_ids(f"{int(ids.max())} is above {_LARGEST_ID}, the largest INT64")
+    return ids.astype("<i8", copy=False).tobytes()
+
+
+def _wrong_ids(description: str) -> InvalidQueryError:
+    return InvalidQueryError([FieldViolation("candidate_ids", description)])
 
 
 def read_response(response: rank_pb2.RankResponse) -> Ranking:
@@ -110,7 +133,7 @@ class RankClient:
     """A blocking client; safe to share between threads. Close it, or use it in a ``with`` block.
 
     ``target``: host:port. ``timeout_s``: the deadline of calls that do not name their own; None waits for ever.
-    Every method raises the errors of :mod:`deeprecsys.errors`.
+    Every method raises the errors of :mod:`deeprecsys.errors`; UnavailableError once the client is closed.
     """
 
     def __init__(
@@ -123,6 +146,7 @@ class RankClient:
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(target, options=channel_options(max_message_bytes))
         self._stub = rank_pb2_grpc.RankServiceStub(self._channel)
+        self._closed = False
 
     def rank(
         self, model: str, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, **query: Any
@@ -146,9 +170,14 @@ class RankClient:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as failure:
             raise to_error(failure) from failure
+        except ValueError as failure:  # gRPC's answer to a call on a closed channel
+            if not self._closed:
+                raise
+            raise UnavailableError(_CLOSED) from failure
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -173,6 +202,7 @@ class AsyncRankClient:
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
         self._stub: Any = rank_pb2_grpc.RankServiceStub(self._channel)
+        self._closed = False
 
     async def rank(
         self, model: str, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, **query: Any
@@ -195,13 +225,21 @@ class AsyncRankClient:
         return list(response.models)
 
     async def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        if self._closed:
+            raise UnavailableError(_CLOSED)
         try:
             return await method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as failure:
             raise to_error(failure) from failure
+        except asyncio.CancelledError as failure:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise  # the caller was cancelled, not the call
+            raise UnavailableError(_CLOSED) from failure
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

@@ -4,14 +4,47 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the cores allowed by the affinity mask and by the cgroup's CPU quota (v2, then v1), at least 1."""
+def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the cores allowed by the affinity mask and by every CPU quota over this process, at least 1.
+
+    ``cgroups``: where the control groups are mounted. ``membership``: the file that says which one this process is
+    in. A quota of a group above it counts as well; both versions of control groups are read.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _quota_v2(cgroup / "cpu.max") or _quota_v1(cgroup / "cpu")
-    return max(1, min(affinity, math.ceil(quota) if quota else affinity))
+    quotas = [quota for quota in _quotas(cgroups, membership) if quota is not None]
+    return max(1, min([affinity, *(math.ceil(quota) for quota in quotas)]))
+
+
+def _quotas(cgroups: Path, membership: Path) -> Iterator[float | None]:
+    # The roots are read without being asked for: in a container that has no namespace of its own for control
+    # groups the paths are the host's, and the container's own group is mounted at the root.
+    unified, cpu, mounts = "/", "/", {"cpu"}
+    for line in _read(membership).splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            unified = path
+        elif "cpu" in controllers.split(","):
+            cpu = path
+            mounts.add(controllers)
+    for group in _up_from(unified):
+        yield _quota_v2(cgroups / group / "cpu.max")
+    for mount in mounts:
+        for group in _up_from(cpu):
+            yield _quota_v1(cgroups / mount / group)
+
+
+def _up_from(path: str) -> Iterator[PurePosixPath]:
+    """Yield the group and those above it, the root last, relative to the root; only the root for one outside."""
+    group = PurePosixPath(path.lstrip("/"))
+    if ".." not in group.parts:
+        yield group
+        yield from group.parents
+    else:
+        yield PurePosixPath()
 
 
 def _quota_v2(path: Path) -> float | None:
@@ -30,6 +63,6 @@ def _quota_v1(directory: Path) -> float | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""

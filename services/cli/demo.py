@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +29,7 @@ LOAD_SHARE = 0.4
 def demo(
     repository: Annotated[Path, typer.Option(help="where the models are, or go")] = Path("model_repository"),
     scale: Annotated[str, typer.Option(help="rows of the tables: tiny, laptop or paper")] = "laptop",
-    seed: Annotated[int, typer.Option(help="seed of the weights")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the weights", min=0)] = 0,
     seconds: Annotated[float, typer.Option(help="seconds of load on each model", min=1)] = 4.0,
 ) -> None:
     """Export the eight models, serve them, rank a query, drive each with Poisson arrivals, and stop."""
@@ -38,18 +37,16 @@ def demo(
     console.rule("export")
     print_exported(console, run_export(console, list(SLUGS), repository, scale, seed), repository)
     console.rule("serve")
-    with tempfile.TemporaryFile() as log, console.status("loading and warming up"):
-        server = server_process(repository, log=log)
-        with server as (_, target):
-            console.print(f"the Rank service listens on {target}")
-            console.rule("rank one query")
-            _rank_one(console, target)
-            console.rule("load")
-            console.print(
-                f"Poisson arrivals at {LOAD_SHARE:.0%} of what the service answers with eight queries in flight, "
-                f"heavy-tailed sizes (`production`), {seconds:g} s a model"
-            )
-            results = _drive_all(console, target, seconds)
+    with console.status("loading and warming up"), server_process(repository) as (_, target):
+        console.print(f"the Rank service listens on {target}")
+        console.rule("rank one query")
+        _rank_one(console, target)
+        console.rule("load")
+        console.print(
+            f"Poisson arrivals at {LOAD_SHARE:.0%} of what the service answers with eight queries in flight, "
+            f"heavy-tailed sizes (`production`), {seconds:g} s a model"
+        )
+        results = _drive_all(console, target, seconds)
     console.print(_table(results))
     for name, result in results:
         if result.shortfall is not None:
@@ -69,7 +66,9 @@ def _drive_all(console: Console, target: str, seconds: float) -> list[tuple[str,
         runs = [(model, users) for model in client.models() for users in _ways(model) if model.ready]
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     results = []
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_interactive
+    ) as progress:
         task = progress.add_task("load", total=len(runs))
         for model, users in runs:
             name = model.name if users == "per_candidate" else f"{model.name}, user once"

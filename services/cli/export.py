@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +23,13 @@ def export(
     ] = None,
     repository: Annotated[Path, typer.Option(help="where the models go")] = Path("model_repository"),
     scale: Annotated[str, typer.Option(help="rows of the tables: tiny, laptop or paper")] = "laptop",
-    seed: Annotated[int, typer.Option(help="seed of the weights")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the weights", min=0)] = 0,
     version: Annotated[int, typer.Option(help="version number to publish", min=1)] = 1,
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="change a number of the specification: NAME=VALUE")
+        list[str] | None,
+        typer.Option(
+            "--set", help="change a number of the specification: NAME=VALUE, or NAME=A,B,... or NAME="
+        ),
     ] = None,
 ) -> None:
     """Build, check and publish recommendation models as ONNX files in Triton's layout.
@@ -47,9 +51,9 @@ def run_export(
     version: int = 1,
     overrides: list[str] | None = None,
 ) -> tuple[exporting.Exported, ...]:
-    """Export with a progress bar."""
+    """Export, with a progress bar where somebody watches; raises as ``services.models.export.export`` does."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("export", total=len(slugs))
 
         def show(step: exporting.Progress) -> None:
@@ -92,10 +96,20 @@ def _overrides(pairs: list[str]) -> dict[str, object]:
 
 
 def _value(text: str) -> object:
-    """Read a number, a list of numbers separated by commas, or a word."""
-    if "," in text:
-        return tuple(_value(part) for part in text.split(",") if part)
+    """Read a number, a word, several of them separated by commas, or nothing: an empty list."""
+    if "," in text or not text:
+        return tuple(_single(part.strip()) for part in text.split(",") if part.strip())
+    return _single(text)
+
+
+def _single(text: str) -> int | float | str:
+    """Read a whole number, else a finite fraction, else a word."""
     try:
         return int(text)
     except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
         return text
+    return number if math.isfinite(number) else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def load(
     users: Annotated[
         str, typer.Option(help="User-side inputs: per_candidate or shared rows.")
     ] = "per_candidate",
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.", min=0)] = 0,
     deadline_ms: Annotated[float | None, typer.Option(help="Deadline of every query.")] = None,
     sla_ms: Annotated[float | None, typer.Option(help="Replaces the target that the server names.")] = None,
     find_max: Annotated[
@@ -70,6 +71,7 @@ def load(
         pool_bytes=_bytes(pool_mib),
         channels=channels,
     )
+    _check_writable(json_file)
     console = Console()
     with _live(console) as show:
         result = find_max_rate(settings, on_progress=show) if find_max else run_load(settings, show)
@@ -91,6 +93,18 @@ def _bytes(mib: float) -> int:
     return max(1, int(mib * MIB))
 
 
+def _check_writable(path: Path | None) -> None:
+    """Raise InvalidSettingError for a file that cannot be written: before the run, not after it."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InvalidSettingError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise InvalidSettingError(f"cannot write {path}: there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidSettingError(f"cannot write {path}: permission denied")
+
+
 def _write(path: Path | None, result: dict[str, Any]) -> None:
     if path is None:
         return
@@ -108,7 +122,9 @@ def _live(console: Console) -> Iterator[Callable[[driver.Progress], None]]:
     """Show one line that follows the run, gone when it ends."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # Refreshed by hand: rich's own thread redraws ten times a second and makes the driver send late.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_interactive
+    ) as bar:
         task = bar.add_task("connecting, building requests", total=None)
 
         def show(now: driver.Progress) -> None:

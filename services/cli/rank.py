@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deeprecsys import RankClient, Ranking
-from services.loadgen.request_pool import random_inputs
+from deeprecsys.errors import InvalidSettingError
+from deeprecsys.v1 import rank_pb2
+from services.loadgen.request_pool import largest_size, random_inputs
 
 
 def rank(
@@ -19,14 +21,25 @@ def rank(
     target: Annotated[str, typer.Option(help="host:port of the service")] = "127.0.0.1:8500",
     top_k: Annotated[int, typer.Option(help="how many of the best to show", min=1)] = 10,
     task: Annotated[str, typer.Option(help="the task that ranks; the first when not given")] = "",
-    seed: Annotated[int, typer.Option(help="seed of the random query")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the random query", min=0)] = 0,
     timeout: Annotated[float, typer.Option(help="seconds to wait for the answer", min=0.001)] = 10.0,
 ) -> None:
     """Rank one random query, built from nothing but what the service says of the model."""
     with RankClient(target, timeout_s=timeout) as client:
-        inputs = random_inputs(client.model(model), candidates, np.random.default_rng(seed))
+        described = client.model(model)
+        _check_candidates(described, candidates)
+        inputs = random_inputs(described, candidates, np.random.default_rng(seed))
         answer = client.rank(model, inputs, top_k=top_k, task=task)
     print_ranking(Console(), answer)
+
+
+def _check_candidates(model: rank_pb2.Model, candidates: int) -> None:
+    """Raise InvalidSettingError, before anything is drawn, for a query that the service would refuse."""
+    most = largest_size(model, "per_candidate")
+    if candidates > most:
+        raise InvalidSettingError(
+            f"--candidates is {candidates}, but a query of {model.name} has at most {most}"
+        )
 
 
 def print_ranking(console: Console, answer: Ranking) -> None:

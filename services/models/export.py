@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from deeprecsys.errors import ExportError
+from deeprecsys.errors import ExportError, InvalidSettingError
 from services.models import parity
-from services.models.parity import Parity
+from services.models.parity import Parity, first_line
 from services.models.spec import SLUGS, ModelSpec, spec_for
 from services.models.triton_config import CONFIG_FILE, config_text
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Step = Literal["build", "write", "check", "publish", "already there"]
 STEPS: tuple[Step, ...] = ("build", "write", "check", "publish")
 
+MAX_SEED = 2**63 - 1
 SPARE_BYTES = 100_000_000  # for what is beside the tables
 
 
@@ -83,6 +84,8 @@ def export(
     specs = [spec_for(slug, scale, **(overrides or {})) for slug in slugs]
     if version < 1:
         raise ExportError(f"a version is a number from 1 on, not {version}")
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidSettingError(f"a seed is a number from 0 to {MAX_SEED}, not {seed}")
     results = []
     for number, spec in enumerate(specs, start=1):
 
@@ -169,11 +172,13 @@ def _publish(
     _enough_space(repository, spec)
     with _hidden_folder(repository, spec.slug) as folder:
         report("build")
-        model = (build or torch_side.build.build)(spec, seed)
-        # torch answers first: its tables are gone before ONNX Runtime maps the file.
-        expected = parity.references(spec, torch_side.build.scorer(model, spec), rng)
+        with _torch_faults(spec.slug, "build"):
+            model = (build or torch_side.build.build)(spec, seed)
+            # torch answers first: its tables are gone before ONNX Runtime maps the file.
+            expected = parity.references(spec, torch_side.build.scorer(model, spec), rng)
         report("write")
-        torch_side.onnx_file.write_onnx(model, spec, recipe, folder)
+        with _torch_faults(spec.slug, "write"):
+            torch_side.onnx_file.write_onnx(model, spec, recipe, folder)
         del model
         report("check")
         measured = parity.check(spec, folder / torch_side.onnx_file.MODEL_FILE, expected, rng)
@@ -190,7 +195,8 @@ def _enough_space(repository: Path, spec: ModelSpec) -> None:
     needed = spec.table_bytes + SPARE_BYTES
     if free < needed:
         raise ExportError(
-            f"{spec.slug}: needs {needed / 1e9:.1f} GB in {repository}, but {free / 1e9:.1f} GB are free"
+            f"{spec.slug}: needs {needed / 1e9:.1f} GB in {repository}, but {free / 1e9:.1f} GB are free; "
+            "choose another with --repository, or a smaller --scale"
         )
 
 
@@ -211,18 +217,30 @@ def _disk_errors(repository: Path, slug: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = error.strerror or type(error).__name__
-        raise ExportError(f"{slug}: cannot write to {repository}: {what} ({error.filename or ''})") from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise ExportError(
+            f"{slug}: cannot write to {repository}: {what}{where}; choose another with --repository"
+        ) from error
+
+
+@contextmanager
+def _torch_faults(slug: str, step: Step) -> Iterator[None]:
+    """Turn what torch and numpy raise, for want of memory most of all, into one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise ExportError(f"{slug}: cannot {step} the model: {first_line(error)}") from error
 
 
 def _same_recipe(torch_side: _TorchSide, place: Path, recipe: str) -> None:
     """Raise ExportError unless the published version is whole and was made from ``recipe``."""
     found = torch_side.onnx_file.published_recipe(place)
     if found is None:
-        raise ExportError(f"{place} is not a whole model: remove it or export another version")
+        raise ExportError(f"{place} is not a whole model: remove it, or export another with --version")
     if found != recipe:
         raise ExportError(
             f"{place} was published from other settings (scale, seed, overrides) and is never changed: "
-            "export another version, or to another repository"
+            "export another version with --version, or to another repository with --repository"
         )
 
 

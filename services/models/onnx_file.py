@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir
 import torch
+from google.protobuf.message import DecodeError
 from torch import nn
 
 from services.models.build import as_tensors, one_thread
@@ -21,17 +22,19 @@ from services.models.spec import ModelSpec
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 RECIPE_KEY = "deeprecsys.recipe"
+EXAMPLE_CANDIDATES = 3
 EXTERNAL_FROM_BYTES = 1 << 20  # smaller tensors stay inside the file
 
 
 def write_onnx(model: nn.Module, spec: ModelSpec, recipe: str, folder: Path) -> None:
     """Write ``model`` to ``folder/model.onnx``, its large tensors beside it in ``model.onnx.data``.
 
-    The first axis of every input and output is free from 1 to ``spec.max_batch_size``. ``recipe`` is kept in
-    the file's metadata. Raises OSError when the disk refuses.
+    The first axis of every input and output is free. ``recipe`` is kept in the file's metadata. Raises OSError
+    when the disk refuses.
     """
-    example = as_tensors(random_candidates(spec, 3, np.random.default_rng(0)))
-    batch = torch.export.Dim("batch", min=1, max=spec.max_batch_size)
+    example = as_tensors(random_candidates(spec, EXAMPLE_CANDIDATES, np.random.default_rng(0)))
+    # torch wants a range that holds the example; the file does not state where the axis ends.
+    batch = torch.export.Dim("batch", min=1, max=max(spec.max_batch_size, EXAMPLE_CANDIDATES))
     with one_thread(), _quiet(), torch.no_grad():
         program = torch.onnx.export(
             model,
@@ -63,9 +66,12 @@ def write_onnx(model: nn.Module, spec: ModelSpec, recipe: str, folder: Path) -> 
 def published_recipe(folder: Path) -> str | None:
     """Return the recipe of the model in ``folder``, "" for a foreign model; None if it is not a whole model."""
     path = folder / MODEL_FILE
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return None
-    model = onnx_ir.load(path)
+    try:
+        model = onnx_ir.load(path)
+    except DecodeError:
+        return None
     tensors = [value.const_value for value in model.graph.initializers.values()]
     ends = [(t.offset or 0) + (t.length or 0) for t in tensors if isinstance(t, onnx_ir.ExternalTensor)]
     data = folder / DATA_FILE

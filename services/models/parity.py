@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from deeprecsys.errors import ExportError
 from services.models.candidates import Arrays, Scorer, random_candidates, random_ids
@@ -19,6 +21,13 @@ MAX_ERROR = 1e-5
 MIN_SCORE_STD = 0.05
 MIN_REDRAW_MOVE = 0.005
 REDRAW_CANDIDATES = 32
+
+_RUNTIME_FAULTS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    MemoryError,
+    *(kind for kind in vars(ort_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+)
+"""What ONNX Runtime raises: its own classes have no common one."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +62,18 @@ def references(spec: ModelSpec, score: Scorer, rng: np.random.Generator) -> tupl
 
 def check(spec: ModelSpec, path: Path, expected: tuple[Reference, ...], rng: np.random.Generator) -> Parity:
     """Check the ONNX file at ``path`` against ``expected``; raises ExportError if it must not be published."""
-    score = onnx_scorer(path)
     largest = expected[-1]
-    parity = Parity(
-        max_error=max(_error(score(reference.inputs), reference.outputs) for reference in expected),
-        score_std=float(largest.outputs[SCORE_OUTPUT].std(axis=0).min()),
-        smallest_redraw_move=min(_redraw_moves(spec, score, largest.inputs, rng)),
-        rolled_error=_error(score(_rolled(largest.inputs)), largest.outputs),
-    )
+    found = {name: array.shape[1:] for name, array in largest.outputs.items()}
+    if found != spec.outputs:
+        raise ExportError(f"{spec.slug}: not published: outputs are {found}, not {dict(spec.outputs)}")
+    with _runtime_faults(spec.slug):
+        score = onnx_scorer(path)
+        parity = Parity(
+            max_error=max(_error(score(reference.inputs), reference.outputs) for reference in expected),
+            score_std=float(largest.outputs[SCORE_OUTPUT].std(axis=0).min()),
+            smallest_redraw_move=min(_redraw_moves(spec, score, largest.inputs, rng)),
+            rolled_error=_error(score(_rolled(largest.inputs)), largest.outputs),
+        )
     rules = (
         (parity.max_error <= MAX_ERROR, f"ONNX Runtime and torch differ by {parity.max_error:.2g}"),
         (parity.score_std >= MIN_SCORE_STD, f"scores spread by only {parity.score_std:.2g}"),
@@ -74,6 +87,21 @@ def check(spec: ModelSpec, path: Path, expected: tuple[Reference, ...], rng: np.
         if not holds:  # a NaN fails here as well
             raise ExportError(f"{spec.slug}: not published: {problem}")
     return parity
+
+
+@contextmanager
+def _runtime_faults(slug: str) -> Iterator[None]:
+    try:
+        yield
+    except _RUNTIME_FAULTS as error:
+        raise ExportError(
+            f"{slug}: not published: ONNX Runtime cannot run it: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def onnx_scorer(path: Path) -> Scorer:

@@ -30,6 +30,9 @@ SCORE_OUTPUT = "score"
 PROBABILITIES_OUTPUT = "probabilities"
 FLOAT_BYTES = 4
 MAX_STACKED_ROWS = 2**31 - 1  # ids are INT32, also after a table's offset in its stack is added
+MAX_WIDTH = 2**31 - 1  # of a layer, an axis or a batch
+MAX_TABLES = 100_000  # of one input
+SLA_MS = (0.001, 1e7)  # from a microsecond, the unit of Triton's queue; the server reads less than the other
 
 
 @dataclass(frozen=True)
@@ -256,6 +259,15 @@ SLUGS: tuple[str, ...] = tuple(_BY_SLUG)
 
 _FIXED_FIELDS = frozenset({"slug", "scale", "family", "groups"})
 _GROUP_FIELDS = ("rows", "tables", "lookups")
+_FAMILIES_WITH: Mapping[str, frozenset[Family]] = {
+    "dense_width": frozenset({"dlrm", "wide_deep"}),
+    "bottom": frozenset({"dlrm"}),
+    "interaction": frozenset({"dlrm"}),
+    "tasks": frozenset({"wide_deep"}),
+    "tower": frozenset({"wide_deep"}),
+    "hidden": frozenset({"din", "dien"}),
+}
+"""The fields that mean something to some families only; the others keep their defaults."""
 
 
 def override_names(slug: str) -> tuple[str, ...]:
@@ -309,7 +321,18 @@ def _typed(name: str, value: object) -> object:
     )
     if not ok:
         raise InvalidSettingError(f"{name} cannot be {value!r}")
+    if isinstance(like, float):
+        return _fraction(name, value)
     return items if isinstance(like, tuple) else value
+
+
+def _fraction(name: str, value: object) -> float:
+    """Return ``value`` as a float, so that 5 and 5.0 are the same recipe."""
+    assert isinstance(value, (int, float))
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InvalidSettingError(f"{name} is too large") from error
 
 
 def _same_kind(value: object, like: object) -> bool:
@@ -321,10 +344,12 @@ def _same_kind(value: object, like: object) -> bool:
 def _resized(group: TableGroup, values: Mapping[str, object]) -> TableGroup:
     """Apply the overrides ``<input>_rows``, ``<input>_tables`` and ``<input>_lookups`` to one group."""
     rows = values.get(f"{group.input}_rows", group.rows)
-    tables = _positive(f"{group.input}_tables", values.get(f"{group.input}_tables", 0), at_least=0)
+    tables = _whole(f"{group.input}_tables", values.get(f"{group.input}_tables", 0), 0, MAX_TABLES)
     if not isinstance(rows, tuple):
         rows = (tables or group.tables) * (rows,)
-    counts = tuple(_positive(f"{group.input}_rows", count) for count in rows)
+    counts = tuple(_whole(f"{group.input}_rows", count) for count in rows)
+    if not counts:
+        raise InvalidSettingError(f"{group.input}_rows needs a number, or one per table")
     if tables and tables != len(counts):
         if len(set(counts)) > 1:
             raise InvalidSettingError(
@@ -332,25 +357,29 @@ def _resized(group: TableGroup, values: Mapping[str, object]) -> TableGroup:
                 f"give {group.input}_rows as well, one number or one per table"
             )
         counts = tables * counts[:1]
-    lookups = _positive(f"{group.input}_lookups", values.get(f"{group.input}_lookups", group.lookups))
+    lookups = _whole(f"{group.input}_lookups", values.get(f"{group.input}_lookups", group.lookups))
     return dataclasses.replace(group, rows=counts, lookups=lookups)
 
 
-def _positive(name: str, value: object, at_least: int = 1) -> int:
+def _whole(name: str, value: object, at_least: int = 1, at_most: int = MAX_WIDTH) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise InvalidSettingError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
+    if value > at_most:
+        raise InvalidSettingError(f"{name} must be at most {at_most}")
     return value
 
 
 def _validate(spec: ModelSpec) -> None:
     """Raise InvalidSettingError, naming the first rule that the spec breaks."""
+    widths = (spec.dim, *spec.bottom, *spec.top, *spec.tower)
     rules = [
-        (min((spec.dim, *spec.bottom, *spec.top, *spec.tower)) >= 1, "widths must be at least 1"),
+        (min(widths) >= 1, "widths must be at least 1"),
+        (max(*widths, spec.dense_width, spec.hidden) <= MAX_WIDTH, f"widths must be at most {MAX_WIDTH}"),
         (
-            spec.sla_ms > 0 and 0 < spec.sla_percentile < 100,
-            "the SLA needs ms > 0 and a percentile in (0, 100)",
+            SLA_MS[0] <= spec.sla_ms < SLA_MS[1] and 0 < spec.sla_percentile < 100,
+            f"the SLA needs ms from {SLA_MS[0]:g} to below {SLA_MS[1]:g} and a percentile in (0, 100)",
         ),
-        (spec.max_batch_size >= 1, "max_batch_size must be at least 1"),
+        (1 <= spec.max_batch_size <= MAX_WIDTH, f"max_batch_size must be from 1 to {MAX_WIDTH}"),
         (spec.interaction in get_args(Interaction), "interaction is concat or dot"),
         *(
             (_fits_axes(group), f"{group.input} has no axis for more tables or lookups")
@@ -360,6 +389,7 @@ def _validate(spec: ModelSpec) -> None:
             (sum(group.rows) <= MAX_STACKED_ROWS, f"{group.input} needs more than INT32 ids")
             for group in spec.groups
         ),
+        *_foreign_field_rules(spec),
         *_family_rules(spec),
     ]
     for holds, rule in rules:
@@ -369,6 +399,17 @@ def _validate(spec: ModelSpec) -> None:
 
 def _fits_axes(group: TableGroup) -> bool:
     return ("tables" in group.axes or group.tables == 1) and ("lookups" in group.axes or group.lookups == 1)
+
+
+def _foreign_field_rules(spec: ModelSpec) -> list[tuple[bool, str]]:
+    defaults = {field.name: field.default for field in dataclasses.fields(spec)}
+    return [
+        (
+            spec.family in families or getattr(spec, name) == defaults[name],
+            f"{name} is for {' and '.join(slug for slug in SLUGS if _BY_SLUG[slug].family in families)} only",
+        )
+        for name, families in _FAMILIES_WITH.items()
+    ]
 
 
 def _family_rules(spec: ModelSpec) -> list[tuple[bool, str]]:
@@ -388,6 +429,10 @@ def _family_rules(spec: ModelSpec) -> list[tuple[bool, str]]:
             (last == 1, "top (or tower, where there are tasks) must end in 1"),
             (bool(spec.tasks) == bool(spec.tower), "tasks and tower go together"),
             (len(set(spec.tasks)) == len(spec.tasks), "task names must differ"),
+            (
+                all(task and task == task.strip() and "," not in task for task in spec.tasks),
+                "a task's name has no comma and no space around it",
+            ),
         ],
         "ncf": [
             (spec.groups[0].tables == 4, "has exactly four tables"),

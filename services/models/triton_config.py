@@ -56,8 +56,8 @@ def parameters(spec: ModelSpec) -> Mapping[str, str]:
     second axis.
     """
     found = {
-        "sla_percentile": f"{spec.sla_percentile:g}",
-        "sla_ms": f"{spec.sla_ms:g}",
+        "sla_percentile": str(spec.sla_percentile).removesuffix(".0"),
+        "sla_ms": str(spec.sla_ms).removesuffix(".0"),
         "score_output": SCORE_OUTPUT,
         "intra_op_thread_count": "1",
     }

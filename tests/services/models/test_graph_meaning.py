@@ -48,6 +48,7 @@ def pairwise(vectors: list[Array]) -> Array:
     return np.stack([(vectors[i] * vectors[j]).sum(1) for i, j in pairs], axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interaction", ["concat", "dot"])
 def test_dlrm_is_pooled_tables_beside_a_bottom_mlp(interaction: str, tmp_path: Path) -> None:
     overrides = {"interaction": interaction, "ids_rows": (50, 60, 70), "ids_lookups": 20}
@@ -62,6 +63,7 @@ def test_dlrm_is_pooled_tables_beside_a_bottom_mlp(interaction: str, tmp_path: P
     np.testing.assert_allclose(onnx_scorer(path)(inputs)["score"], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_din_weighs_each_behaviour_by_its_activation_unit(exported: dict[str, Exported]) -> None:
     path, spec = exported["din"].path / "model.onnx", spec_for("din", "tiny")
     weights = weights_of(path)

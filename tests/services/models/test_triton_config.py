@@ -67,5 +67,9 @@ def test_parameters_tell_the_server_rows_sides_and_tasks() -> None:
     assert mt_wnd["id_rows.ids"] == ",".join(41 * ["32768"] + 2 * ["131072"])
 
 
-def test_a_fraction_of_a_millisecond_survives() -> None:
-    assert parsed("ncf", sla_ms=2.5).parameters["sla_ms"].string_value == "2.5"
+@pytest.mark.parametrize(
+    ("number", "text"), [(2.5, "2.5"), (25, "25"), (25.0, "25"), (99.99999, "99.99999"), (0.001, "0.001")]
+)
+def test_a_target_survives_to_its_last_digit(number: float, text: str) -> None:
+    found = parsed("ncf", sla_ms=number, sla_percentile=number).parameters
+    assert found["sla_ms"].string_value == found["sla_percentile"].string_value == text
