@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import services.rank.loading
 from deeprecsys import AsyncRankClient
-from deeprecsys.errors import UnavailableError
+from deeprecsys.errors import InvalidSettingError, UnavailableError
 from services.rank.server import serve
 from services.rank.settings import ServeSettings
 from tests.conftest import linear_scores
@@ -173,6 +173,21 @@ def test_a_busy_port_is_one_clear_line(repository: Path) -> None:
     assert failed.returncode == 2
     (line,) = failed.stderr.splitlines()
     assert line.startswith(f"error: cannot listen on 127.0.0.1:{port}: the port is in use")
+
+
+async def test_a_second_server_on_the_same_port_is_refused_and_not_given_a_share(repository, running) -> None:
+    async with running(repository) as address:
+        port = int(address.rpartition(":")[2])
+        settings = ServeSettings(repository=repository, port=port)
+        with pytest.raises(InvalidSettingError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await serve(settings, lambda _: None, asyncio.Event())
+
+
+async def test_there_is_one_worker_thread_for_each_worker_asked_for(repository, running) -> None:
+    async with running(repository, workers=3):
+        names = [thread.name for thread in threading.enumerate() if thread.name.startswith("rank-worker")]
+        assert sorted(names) == ["rank-worker-0", "rank-worker-1", "rank-worker-2"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rank-worker")]
 
 
 @pytest.mark.parametrize(
