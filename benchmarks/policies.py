@@ -45,7 +45,7 @@ SEEDS = (0, 1, 2)
 def study(profile: LatencyProfile, target: str) -> dict[str, Any]:
     """Return one row: the throughput of each policy at one target, queries/s, the median over seeds."""
     cpu = profile.backend("cpu")
-    fit = cpu.busy.fit
+    fit = cpu.busy.fit()
     lone_s = cpu.busy.mean_s(math.ceil(P95_SIZE / profile.cores))
     sla = Sla(95.0, 4 * lone_s if target == "scaled" else spec_for(profile.model).sla_ms / 1e3)
     row: dict[str, Any] = {
