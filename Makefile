@@ -52,6 +52,8 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/python -m benchmarks.scheduler_cost
 	$(BIN)/python -m benchmarks.order_study
 	$(BIN)/python -m benchmarks.pooling_forms
+	$(BIN)/deeprecsys profile --output profiles
+	$(BIN)/python -m benchmarks.policies --profiles profiles
 
 clean:  ## remove what was built, the exported models included
 	rm -rf $(VENV) model_repository/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis
