@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("required", "code"), [("", 0), ("1", 1)])
 def test_a_skip_fails_only_where_everything_is_required(required: str, code: int, tmp_path: Path) -> None:
     (tmp_path / "test_skip.py").write_text("import pytest\n\ndef test_it():\n    pytest.skip('not here')\n")

@@ -45,6 +45,7 @@ def erlang_c(servers: int, load: float) -> float:
     return last / (sum(terms) + last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("servers", "load"), [(1, 0.5), (2, 0.7), (4, 0.7)])
 def test_the_mean_response_of_an_mmc_queue_is_erlangs(servers: int, load: float) -> None:
     theory = 1 + erlang_c(servers, load) / (servers * (1 - load))
@@ -189,6 +190,7 @@ def test_simulated_load_is_feasible_below_capacity_and_falls_behind_above_it() -
     assert bad.failed > 0
 
 
+@pytest.mark.slow
 def test_capacity_never_rises_when_the_target_tightens() -> None:
     def capacity_qps(seconds: float) -> float:
         sla = Sla(95, seconds)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from scheduler.latency import LatencyProfile
 from services.rank.cpu import CpuEngine
@@ -45,6 +46,7 @@ def test_every_size_up_to_the_models_largest_is_timed_alone_and_with_all_cores_b
     assert engine.ran.count(64) >= 3 * 20
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_profile_that_can_be_read_back(repository: Path, tmp_path: Path) -> None:
     arguments = ("--repository", str(repository), "--output", str(tmp_path / "p"), "--seconds", "0.01")
     done = cli("profile", "linear", *arguments)
