@@ -393,3 +393,14 @@ def test_independent_towers_are_an_option_of_mt_wnd(repository: Path) -> None:
 def test_all_eight_export_at_scale_laptop(slug: str, repository: Path) -> None:
     (found,) = export([slug], repository, "laptop")
     assert found.table_bytes <= found.file_bytes < found.table_bytes + 20_000_000
+
+
+def test_a_check_that_mixed_up_candidates_would_pass_refuses_the_model(
+    exported: Mapping[str, Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, spec, rng = onnx_path(exported["ncf"]), spec_for("ncf", "tiny"), np.random.default_rng(0)
+    expected = parity.references(spec, onnx_scorer(path), rng)
+    assert parity.check(spec, path, expected, rng).rolled_error > MAX_ERROR
+    monkeypatch.setattr(parity, "_rolled", dict)  # as if rolling the ids changed nothing
+    with pytest.raises(ExportError, match="candidates with each other's ids pass the check"):
+        parity.check(spec, path, expected, rng)
