@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.batching import POLICIES, OperatingPoint, Plan, Policy
 from scheduler.latency import LinearFit
 from scheduler.measure import Sla, max_qps
+from scheduler.plan import POLICIES, OperatingPoint, Plan, Policy
 from scheduler.service_law import linear
 from scheduler.simulator import Node, simulated_load
 from scheduler.workload import parse_sizes

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from scheduler.batching import POLICIES, OperatingPoint, Plan
 from scheduler.latency import LatencyProfile
 from scheduler.measure import Capacity, Measure, Sla, max_qps
+from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.service_law import measured
 from scheduler.simulator import Node, simulated_load
 from scheduler.tune import hill_climb, static_point

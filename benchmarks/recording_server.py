@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from scheduler.batching import Batch, Query
+from scheduler.query import Batch, Query
 from services.rank.server import serve
 from services.rank.settings import ServeSettings
 

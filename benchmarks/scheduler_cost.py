@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scheduler.batching import POLICIES, Batcher, Complete, Instruction, OperatingPoint, Plan, Query, Run
+from scheduler.batching import Batcher
 from scheduler.controller import Controller, Decision
+from scheduler.plan import POLICIES, OperatingPoint, Plan
+from scheduler.query import Complete, Instruction, Query, Run
 from scheduler.service_law import linear
 from scheduler.simulator import Node, simulate
 from scheduler.workload import POISSON, draw_schedule, parse_sizes

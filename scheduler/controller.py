@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scheduler.batching import Batch, OperatingPoint, Plan, Query
 from scheduler.latency import LinearFit
 from scheduler.learning import Seconds, SizeMix
 from scheduler.measure import Sla, percentile
+from scheduler.plan import OperatingPoint, Plan
 from scheduler.planner import Machine, Outlook
+from scheduler.query import Batch, Query
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 THRESHOLD_LADDER = (1, 32, 64, 128, 192, 256, 384, 512, 768)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scheduler.batching import OperatingPoint, Plan
 from scheduler.latency import fit_line
+from scheduler.plan import OperatingPoint, Plan
 
 NEAR_CHEAPEST = 1.02
 """Of the batch sizes within so much of the cheapest seconds per candidate the smallest is taken: it waits least."""

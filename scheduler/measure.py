@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.batching import OperatingPoint
+from scheduler.plan import OperatingPoint
 
 MAX_FAILED_SHARE = 0.001
 MIN_COMPLETED_SHARE = 0.98

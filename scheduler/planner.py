@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.batching import MERGE_FACTOR, OperatingPoint
 from scheduler.latency import LinearFit
 from scheduler.measure import P99_FACTOR, P999_FACTOR, Sla
+from scheduler.plan import MERGE_FACTOR, OperatingPoint
 
 F64Array = NDArray[np.float64]
 

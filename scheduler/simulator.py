@@ -16,19 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.batching import (
-    Batch,
-    Batcher,
-    Complete,
-    Instruction,
-    Offload,
-    OperatingPoint,
-    Plan,
-    Policy,
-    Query,
-    Run,
-)
+from scheduler.batching import Batcher
 from scheduler.measure import Measure, Measurement, Sla, summarise
+from scheduler.plan import OperatingPoint, Plan, Policy
+from scheduler.query import Batch, Complete, Instruction, Offload, Query, Run
 from scheduler.service_law import ServiceLaw
 from scheduler.workload import POISSON, ArrivalLaw, SizeLaw, draw_schedule
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from scheduler.batching import OperatingPoint
 from scheduler.measure import Capacity, Measure, Measurement, Sla, feasible, max_qps
+from scheduler.plan import OperatingPoint
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 25, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 THRESHOLDS: tuple[int | None, ...] = (1, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, None)

@@ -17,8 +17,8 @@ import grpc
 from deeprecsys.errors import InvalidSettingError
 from deeprecsys.status import to_error
 from deeprecsys.v1 import control_pb2, control_pb2_grpc
-from scheduler.batching import OperatingPoint
 from scheduler.measure import Measure, Measurement
+from scheduler.plan import OperatingPoint
 from scheduler.tune import Tried, Tuned, exhaustive, hill_climb
 from services.loadgen.run import open_session, precise_loop
 from services.loadgen.settings import LoadSettings

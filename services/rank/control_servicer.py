@@ -8,8 +8,9 @@ from typing import Any
 
 from deeprecsys.errors import FieldViolation, InvalidQueryError, ModelNotFoundError
 from deeprecsys.v1 import control_pb2, control_pb2_grpc
-from scheduler.batching import Batcher, OperatingPoint
+from scheduler.batching import Batcher
 from scheduler.controller import Controller
+from scheduler.plan import OperatingPoint
 from services.rank.answering import Context, abort_on_error, answer
 from services.rank.catalogue import Catalogue
 from services.rank.model import ModelSpec

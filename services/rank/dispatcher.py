@@ -17,7 +17,8 @@ import numpy as np
 
 from deeprecsys.errors import DeadlineExceededError, InternalError, OverloadedError, RankError
 from deeprecsys.tensors import Array
-from scheduler.batching import Batch, Batcher, Complete, Drop, DropReason, Instruction, Query, Run
+from scheduler.batching import Batcher
+from scheduler.query import Batch, Complete, Drop, DropReason, Instruction, Query, Run
 from services.rank.catalogue import ServedModel
 from services.rank.engine import EngineError
 from services.rank.query_decoder import DecodedQuery

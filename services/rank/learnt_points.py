@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scheduler.batching import OperatingPoint
+from scheduler.plan import OperatingPoint
 from services.machine import describe_machine
 from services.rank.model import ModelSpec
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deeprecsys.errors import RepositoryError
-from scheduler.batching import Plan
 from scheduler.first_plan import first_plan
+from scheduler.plan import Plan
 from services.rank.catalogue import Catalogue, ServedModel
 from services.rank.cpu import CpuEngine
 from services.rank.repository import Listing, build_spec, read_listing

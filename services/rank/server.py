@@ -15,8 +15,9 @@ from grpc_reflection.v1alpha import reflection
 
 from deeprecsys.errors import InvalidSettingError
 from deeprecsys.v1 import control_pb2, control_pb2_grpc, rank_pb2, rank_pb2_grpc
-from scheduler.batching import POLICIES, Batcher, Plan
+from scheduler.batching import Batcher
 from scheduler.controller import Controller
+from scheduler.plan import POLICIES, Plan
 from services.cores import usable_cores
 from services.rank.catalogue import Catalogue, ServedModel
 from services.rank.control_servicer import ControlServicer

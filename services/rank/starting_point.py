@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from scheduler.batching import OperatingPoint, Plan
+from scheduler.plan import OperatingPoint, Plan
 from scheduler.tune import static_point
 from services.rank.learnt_points import LearntPoints
 from services.rank.model import ModelSpec

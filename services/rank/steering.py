@@ -9,8 +9,9 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from scheduler.batching import Batcher, OperatingPoint, Plan
+from scheduler.batching import Batcher
 from scheduler.controller import Controller, Decision
+from scheduler.plan import OperatingPoint, Plan
 from services.rank.learnt_points import LearntPoints
 from services.rank.model import ModelSpec
 

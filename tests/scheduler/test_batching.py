@@ -6,21 +6,9 @@ import math
 
 import pytest
 
-from scheduler.batching import (
-    POLICIES,
-    TRAFFIC_MEMORY_S,
-    Batch,
-    Batcher,
-    Complete,
-    Drop,
-    DropReason,
-    Instruction,
-    Offload,
-    OperatingPoint,
-    Plan,
-    Query,
-    Run,
-)
+from scheduler.batching import TRAFFIC_MEMORY_S, Batcher
+from scheduler.plan import POLICIES, OperatingPoint, Plan
+from scheduler.query import Batch, Complete, Drop, DropReason, Instruction, Offload, Query, Run
 
 
 def plan(batch_size: int = 100, sla_s: float = 1.0, **rest: object) -> Plan:

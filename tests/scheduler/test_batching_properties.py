@@ -16,21 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from scheduler.batching import (
-    POLICIES,
-    Batch,
-    Batcher,
-    Complete,
-    Drop,
-    DropReason,
-    Instruction,
-    Offload,
-    OperatingPoint,
-    Plan,
-    Policy,
-    Query,
-    Run,
-)
+from scheduler.batching import Batcher
+from scheduler.plan import POLICIES, OperatingPoint, Plan, Policy
+from scheduler.query import Batch, Complete, Drop, DropReason, Instruction, Offload, Query, Run
 
 MODELS = ("first", "second", "whole")
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from scheduler.batching import POLICIES, Batch, OperatingPoint, Plan, Query, Slice
 from scheduler.controller import Controller, Decision
 from scheduler.latency import LinearFit
 from scheduler.learning import Seconds, SizeMix, bucket
 from scheduler.measure import Sla
+from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.planner import Machine, Outlook
+from scheduler.query import Batch, Query, Slice
 from scheduler.service_law import Draw, ServiceLaw, linear
 from scheduler.simulator import Node, Simulated, simulate
 from scheduler.workload import SizeLaw, draw_schedule, parse_arrivals, parse_sizes

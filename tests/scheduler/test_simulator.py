@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from scheduler.batching import POLICIES, OperatingPoint, Plan
 from scheduler.latency import BackendProfile, LatencyCurve, LatencyPoint
 from scheduler.measure import Sla, feasible, max_qps
+from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.service_law import Draw, linear, measured
 from scheduler.simulator import Node, Simulated, simulate, simulated_load
 from scheduler.workload import POISSON, Schedule, draw_schedule, parse_sizes

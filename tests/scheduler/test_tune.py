@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from scheduler.batching import POLICIES, OperatingPoint, Plan
 from scheduler.measure import Measure, Measurement, Sla
+from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.service_law import linear
 from scheduler.simulator import Node, simulated_load
 from scheduler.tune import BATCH_SIZES, THRESHOLDS, Tried, exhaustive, hill_climb, static_point

@@ -13,8 +13,8 @@ import pytest
 
 from deeprecsys.errors import InvalidSettingError
 from deeprecsys.v1 import control_pb2, control_pb2_grpc
-from scheduler.batching import OperatingPoint
 from scheduler.measure import Sla, summarise
+from scheduler.plan import OperatingPoint
 from services.loadgen.settings import LoadSettings, ModelShare
 from services.loadgen.tuning import Finished, tune_live
 

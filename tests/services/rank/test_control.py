@@ -17,7 +17,7 @@ from deeprecsys import AsyncRankClient
 from deeprecsys.errors import InvalidQueryError, ModelNotFoundError
 from deeprecsys.status import to_error
 from deeprecsys.v1 import control_pb2, control_pb2_grpc
-from scheduler.batching import OperatingPoint
+from scheduler.plan import OperatingPoint
 from services.rank.learnt_points import FILE, LearntPoints
 from services.rank.starting_point import LARGEST_QUERY
 from tests.services.rank.test_dispatcher import SPEC

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from deeprecsys.errors import DeadlineExceededError, InternalError, OverloadedError
-from scheduler.batching import POLICIES, Batcher, OperatingPoint, Plan
+from scheduler.batching import Batcher
 from scheduler.measure import Sla
+from scheduler.plan import POLICIES, OperatingPoint, Plan
 from services.rank.catalogue import ServedModel
 from services.rank.dispatcher import Dispatcher, Scored
 from services.rank.engine import EngineError
