@@ -45,8 +45,8 @@ class Batcher:
     """Forms batches for a fixed number of workers that all models share.
 
     ``max_waiting``: per model, candidates that may wait; a query beyond them is answered with Drop(QUEUE_FULL).
-    Models are added with :meth:`set_plan`, which also changes the plan of queries that arrive later; queries in
-    flight keep theirs.
+    Models are added with :meth:`set_plan`, which also changes the plan of every query that has not begun; one whose
+    first batch has started keeps the plan that it started with.
     """
 
     def __init__(self, workers: int, policy: Policy, max_waiting: int = 1 << 20) -> None:
@@ -86,7 +86,7 @@ class Batcher:
     # ---- events ----
 
     def set_plan(self, model: str, plan: Plan) -> None:
-        """Add a model, or change what holds for its queries from now on."""
+        """Add a model, or change what holds for those of its queries that have not begun."""
         lane = self._lanes.get(model)
         if lane is None:
             self._lanes[model] = _Lane(model, plan)
@@ -271,6 +271,8 @@ class Batcher:
         size = room = 0
         plan: Plan | None = None
         while (query := self._head(lane, now, instructions)) is not None:
+            if not query.handed:
+                query.plan = lane.plan
             if plan is None:
                 room = self._room(lane, query, now)
             elif query.plan is not plan:
@@ -301,8 +303,7 @@ class Batcher:
             if not lane.waiting:
                 self._retire(lane)
         elif self.policy.overtaking is not None:
-            # Less remains, so the key falls: the root stays the root.
-            lane.heap[0] = (self._key(query), lane.heap[0][1], query)
+            heapq.heapreplace(lane.heap, (self._key(query), lane.heap[0][1], query))
         return Slice(query, start, stop)
 
     def _head(self, lane: _Lane, now: float, instructions: list[Instruction]) -> Query | None:

@@ -13,18 +13,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from scheduler.evidence import Evidence
 from scheduler.latency import LinearFit
-from scheduler.learning import Seconds, SizeMix
-from scheduler.measure import Sla, percentile
+from scheduler.measure import Sla
 from scheduler.plan import OperatingPoint, Plan
-from scheduler.planner import Machine, Outlook
+from scheduler.planner import Forecast, Question, forecast
 from scheduler.query import Batch, Query
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 THRESHOLD_LADDER = (1, 32, 64, 128, 192, 256, 384, 512, 768)
-
-_ENOUGH = 5.0
-"""So many offloaded queries say what the accelerator takes."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +77,19 @@ class _Model:
     """What the controller keeps of one model."""
 
     plan: Plan
-    percentile: float
     accelerator: bool
-    cpu: Seconds
-    device: Seconds = field(default_factory=Seconds)
-    mix: SizeMix = field(default_factory=SizeMix)
-    latencies_s: list[float] = field(default_factory=list)
+    evidence: Evidence
     pinned: OperatingPoint | None = None
     previous: OperatingPoint | None = None  # where to step back to
     changed_s: float = -math.inf
     changed_qps: float = 0.0
     predicted_s: float = math.nan
-    scored: int = 0  # candidates in this window
-    rate: float = 0.0  # candidates/s in the last window
-    seen_s: float = math.nan  # tail in the last window
-    before: tuple[float, float] = (math.nan, 0.0)  # tail and rate in the window before the last change
+    before: tuple[float, float] = (
+        math.nan,
+        0.0,
+    )  # tail and candidates/s in the window before the last change
     probe_again_s: float = -math.inf
+    resume_from: int | None = None  # the threshold to return to when the accelerator does
     shunned: dict[OperatingPoint, float] = field(default_factory=dict)  # point -> until when
     windows: int = 0
 
@@ -103,7 +97,10 @@ class _Model:
 class Controller:
     """Chooses the operating point of every model once a window.
 
-    ``cores``: workers of the Batcher. ``slots``: whole queries that the accelerator takes at once.
+    ``cores``: workers of the Batcher. ``slots``: whole queries that the accelerator takes at once. A window has two
+    halves: ``react`` ends it and changes what cannot wait, and asks the questions that a model of the machine must
+    answer (``planner.forecast``: milliseconds, so a server asks another process); ``settle`` takes an answer. The
+    simulator has both at once in ``decide``.
     """
 
     def __init__(self, cores: int, tuning: Tuning | None = None, *, slots: int = 1) -> None:
@@ -122,24 +119,34 @@ class Controller:
         ``percentile``: of the target that ``plan.sla_s`` is.
         """
         prior = LinearFit(plan.fixed_s, plan.per_candidate_s)
-        self._models[model] = _Model(plan, percentile, accelerator, Seconds(prior))
+        self._models[model] = _Model(plan, accelerator, Evidence(prior, percentile))
 
     def remove(self, model: str) -> None:
         """Forget a model; KeyError when unknown."""
         del self._models[model]
 
     def set_accelerator(self, model: str, available: bool, now: float) -> list[Decision]:
-        """Note that the accelerator came or went; when it went nothing is offloaded from now on."""
+        """Note that the accelerator came or went.
+
+        When it went nothing is offloaded from now on; when it is back, what was offloaded before is again.
+        """
         state = self._models[model]
         state.accelerator = available
-        point = state.plan.point
         state.shunned.clear()
+        point = state.plan.point
+        if not available and point.offload_from is not None:
+            state.resume_from = point.offload_from
+            return [self._change(model, OperatingPoint(point.batch_size), now, "the accelerator is gone")]
         if available:
-            state.device = Seconds()
-            return []
-        if point.offload_from is None:
-            return []
-        return [self._change(model, OperatingPoint(point.batch_size), now, "the accelerator is gone")]
+            state.probe_again_s = -math.inf
+            resume_from, state.resume_from = state.resume_from, None
+            if resume_from is not None:
+                return [
+                    self._change(
+                        model, replace(point, offload_from=resume_from), now, "the accelerator is back"
+                    )
+                ]
+        return []
 
     def pin(self, model: str, point: OperatingPoint, now: float) -> Decision:
         """Hold a model at a point until ``unpin``."""
@@ -158,8 +165,8 @@ class Controller:
 
     def seen(self, model: str) -> Seen:
         """Return what the last window showed of a model."""
-        state = self._models[model]
-        return Seen(state.mix.qps, state.seen_s)
+        evidence = self._models[model].evidence
+        return Seen(evidence.mix.qps, evidence.tail_s)
 
     # ---- what is seen ----
 
@@ -167,149 +174,176 @@ class Controller:
         """Note a query that arrived."""
         if self._ended_s != self._ended_s:
             self._ended_s = now
-        self._models[query.model].mix.add(query.size)
+        self._models[query.model].evidence.add_arrival(query)
 
     def observe_batch(self, batch: Batch, run_s: float) -> None:
         """Note that a CPU batch took these seconds."""
-        state = self._models[batch.model]
-        state.scored += batch.size
-        state.cpu.add(batch.size, run_s)
+        self._models[batch.model].evidence.add_batch(batch, run_s)
 
     def observe(self, query: Query, now: float) -> None:
         """Note that a query has its answer; of an offloaded one the seconds since it was sent are learnt too."""
         state = self._models[query.model]
         if query.arrival_s >= state.changed_s:  # those before had another point
-            state.latencies_s.append(now - query.arrival_s)
+            state.evidence.add_latency(now - query.arrival_s)
         if query.offloaded:
-            state.scored += query.size
-            state.device.add(query.size, now - query.started_s)
+            state.evidence.add_offloaded(query, now - query.started_s)
 
     # ---- what is decided ----
 
     def decide(self, now: float) -> list[Decision]:
-        """End the window and return what changes; to be asked once every ``window_s`` seconds."""
-        span_s = now - self._ended_s
-        if not span_s > 0:
-            return []
-        self._ended_s = now
-        keep = 0.5 ** (span_s / self.tuning.half_life_s)
-        decisions = []
-        for model, state in self._models.items():
-            window_qps = self._end_window(state, span_s, keep)
-            if state.pinned is None:
-                decision = self._decide_one(model, state, now, window_qps)
-                if decision is not None:
-                    decisions.append(decision)
+        """End the window and return all that changes, every question answered on the spot."""
+        decisions, questions = self.react(now)
+        for question in questions:
+            decision = self.settle(question, forecast(question), now)
+            if decision is not None:
+                decisions.append(decision)
         return decisions
 
-    def _end_window(self, state: _Model, span_s: float, keep: float) -> float:
-        """Sum the window up, let the past fade, and return the rate of arrivals in the window, queries/s."""
-        latencies_s, state.latencies_s = state.latencies_s, []
-        window_qps = state.mix.arrived / span_s
-        state.rate, state.scored = state.scored / span_s, 0
-        state.seen_s = math.nan
-        if len(latencies_s) >= self.tuning.min_queries:
-            state.seen_s = percentile(np.array(latencies_s), state.percentile)
-        state.mix.end_window(span_s, keep)
-        state.cpu.end_window(keep)
-        state.device.end_window(keep)
-        state.windows += 1
-        return window_qps
+    def react(self, now: float) -> tuple[list[Decision], list[Question]]:
+        """End the window; return what changes at once and what is worth planning. Asked once every ``window_s``."""
+        span_s = now - self._ended_s
+        if not span_s > 0:
+            return [], []
+        self._ended_s = now
+        keep = 0.5 ** (span_s / self.tuning.half_life_s)
+        for state in self._models.values():
+            state.evidence.end_window(span_s, keep, self.tuning.min_queries)
+            state.windows += 1
+        decisions, questions = [], []
+        for model, state in self._models.items():
+            if state.pinned is not None:
+                continue
+            decision = self._at_once(model, state, now)
+            if decision is not None:
+                decisions.append(decision)
+            elif self._plans_now(state, now):
+                questions.append(self._question(model, state, now))
+        return decisions, questions
 
-    def _decide_one(self, model: str, state: _Model, now: float, window_qps: float) -> Decision | None:
-        back = self._step_back(model, state, now, window_qps)
-        if back is not None:
+    def settle(self, question: Question, answer: Forecast, now: float) -> Decision | None:
+        """Change to the point that the model of the machine likes best, if it promises enough.
+
+        Nothing changes when the model was pinned, removed or moved to another point since the question was asked.
+        """
+        state = self._models.get(question.model)
+        points, capacity = question.points, answer.capacity_qps
+        if state is None or state.pinned is not None or state.plan.point != points[0]:
+            return None
+        point, fit = points[0], state.evidence.cpu.fit
+        if capacity.max() > (1 + self.tuning.gain) * capacity[0]:
+            # Of points that promise nearly the same the nearest to the present one: no wandering on a plateau.
+            good = np.flatnonzero(capacity >= (1 - self.tuning.gain / 2) * capacity.max())
+            best = min(good.tolist(), key=lambda k: _distance(points[k], point))
+            reason = f"{capacity[0]:.4g} -> {capacity[best]:.4g} queries/s within the target by the model"
+            return self._change(question.model, points[best], now, reason, float(answer.tail_s[best]))
+        if _drifted(state.plan, fit):
+            return self._change(question.model, point, now, "batches take other times than planned for")
+        return None
+
+    def _at_once(self, model: str, state: _Model, now: float) -> Decision | None:
+        """Return what needs no model of the machine: a step back, or a step to where nothing is known."""
+        back = self._step_back(model, state, now)
+        if back is not None or not self._informed(state):
             return back
-        if state.mix.weight < self.tuning.min_queries or state.cpu.weight < 1:
-            return None
         exploring = self._explore(state, now)
-        if exploring is not None and exploring not in state.shunned:
-            return self._change(model, exploring, now, "explores: too little is known")
-        early = now - state.changed_s < self.tuning.half_life_s / 4 and state.cpu.largest < 64
-        if state.windows % self.tuning.plan_every and not early:
+        if exploring is None or exploring in state.shunned:
             return None
-        return self._plan(model, state, now)
+        return self._change(model, exploring, now, "explores: too little is known")
 
-    def _step_back(self, model: str, state: _Model, now: float, window_qps: float) -> Decision | None:
+    def _informed(self, state: _Model) -> bool:
+        """Whether there is any traffic to plan for, and anything known of what batches take."""
+        return state.evidence.mix.weight >= self.tuning.min_queries and state.evidence.cpu.weight >= 1
+
+    def _plans_now(self, state: _Model, now: float) -> bool:
+        t, evidence = self.tuning, state.evidence
+        if not self._informed(state):
+            return False
+        since_s = now - state.changed_s
+        if (
+            state.plan.point.offload_from is not None
+            and not evidence.knows_accelerator
+            and since_s < 2 * t.half_life_s
+        ):
+            return False  # the accelerator is being tried: wait for what it says
+        # A model just begun, or still growing its batches, is planned every window.
+        early = state.windows <= t.plan_every or (since_s < t.half_life_s / 4 and evidence.cpu.largest < 64)
+        return early or state.windows % t.plan_every == 0
+
+    def _step_back(self, model: str, state: _Model, now: float) -> Decision | None:
         """Undo a change that made things worse, unless more load explains it.
 
         A tail within the target before the change is worse when it is now above the target and above what was
         predicted. One that was late already says nothing, since a backlog outlives any change; but while there is
         a backlog the candidates scored per second are what the point bears.
         """
-        t = self.tuning
+        t, evidence = self.tuning, state.evidence
         if state.previous is None or now - state.changed_s > t.plan_every * t.window_s:
             return None
         sla_s, (before_s, before_rate) = state.plan.sla_s, state.before
         predicted_s = t.worse * state.predicted_s if state.predicted_s > 0 else 0.0
         if before_s > sla_s:
-            worse = state.seen_s > before_s and state.rate < before_rate / t.worse
+            worse = evidence.tail_s > before_s and evidence.scored_rate < before_rate / t.worse
         else:
-            worse = state.seen_s > max(sla_s, predicted_s) and window_qps <= 1.25 * state.changed_qps
+            worse = evidence.tail_s > max(sla_s, predicted_s) and (
+                evidence.window_qps <= 1.25 * state.changed_qps
+            )
         if not worse:
             return None
         state.shunned[state.plan.point] = now + t.cool_down_s
-        tail_ms = state.seen_s * 1e3
-        reason = f"steps back: p{state.percentile:g} of {tail_ms:.3g} ms is worse than predicted"
+        tail_ms = evidence.tail_s * 1e3
+        reason = f"steps back: p{evidence.percentile:g} of {tail_ms:.3g} ms is worse than predicted"
         decision = self._change(model, state.previous, now, reason, state.predicted_s)
         state.previous = None
         return decision
 
     def _explore(self, state: _Model, now: float) -> OperatingPoint | None:
-        """Return a small step to where nothing is known: sizes of batches, or the accelerator; None otherwise."""
-        point, sizes = state.plan.point, state.mix.law()[0]
-        if state.cpu.buckets < 3 and not state.plan.whole and point.batch_size < min(sizes[-1], LADDER[-1]):
-            return replace(point, batch_size=min(2 * point.batch_size, LADDER[-1]))
+        """Return a step to where nothing is known: sizes of batches, or the accelerator; None otherwise.
+
+        A small step while all is well; where queries are late already there is nothing to keep safe.
+        """
+        point, evidence = state.plan.point, state.evidence
+        sizes, share = evidence.mix.law()
+        if (
+            evidence.cpu.buckets < 3
+            and not state.plan.whole
+            and point.batch_size < min(sizes[-1], LADDER[-1])
+        ):
+            growth = self.tuning.growth if evidence.late(state.plan.sla_s) else 2
+            return replace(point, batch_size=min(int(growth * point.batch_size), LADDER[-1]))
         if (
             state.accelerator
             and point.offload_from is None
-            and state.device.weight < _ENOUGH
+            and not evidence.knows_accelerator
             and now >= state.probe_again_s
         ):
             state.probe_again_s = now + 4 * self.tuning.cool_down_s
-            n, share = state.mix.law()
             above = np.cumsum(share[::-1])[::-1]  # the share of queries at least as large
             k = int((above >= self.tuning.probe_share).sum()) - 1
-            return replace(point, offload_from=max(1, int(n[k])))
+            return replace(point, offload_from=max(1, int(sizes[k])))
         return None
 
-    def _plan(self, model: str, state: _Model, now: float) -> Decision | None:
-        """Change to the point that the model of the machine likes best, if it promises enough."""
-        point = state.plan.point
-        if (
-            point.offload_from is not None
-            and state.device.weight < _ENOUGH
-            and now - state.changed_s < 2 * self.tuning.half_life_s
-        ):
-            return None  # the accelerator is being tried: wait for what it says
-        sla = Sla(state.percentile, state.plan.sla_s)
-        points = [point, *(p for p in self._candidates(state, now) if p != point)]
-        outlook = Outlook(self._machine(state), sla, points)
-        sizes, shares = state.mix.law()
-        capacity = outlook.capacity_qps(
-            8 * self._cores / max(state.cpu.fit.run_s(float(sizes @ shares)), 1e-9)
+    def _question(self, model: str, state: _Model, now: float) -> Question:
+        """Ask what the present point, which comes first, and those within bounds would bear."""
+        evidence, point = state.evidence, state.plan.point
+        elsewhere = sum(s.evidence.busy_cores for s in self._models.values()) - evidence.busy_cores
+        machine = evidence.machine(
+            self._cores, self._slots, accelerator=state.accelerator, elsewhere=elsewhere
         )
-        if capacity.max() > (1 + self.tuning.gain) * capacity[0]:
-            # Of points that promise nearly the same the nearest to the present one: no wandering on a plateau.
-            good = np.flatnonzero(capacity >= (1 - self.tuning.gain / 2) * capacity.max())
-            best = min(good.tolist(), key=lambda k: _distance(points[k], point))
-            tail_s = float(outlook.tail_s(state.mix.qps)[best])
-            reason = f"{capacity[0]:.4g} -> {capacity[best]:.4g} queries/s within the target by the model"
-            return self._change(model, points[best], now, reason, tail_s)
-        if _drifted(state.plan, state.cpu.fit):
-            return self._change(model, point, now, "batches take other times than planned for")
-        return None
+        points = (point, *(p for p in self._candidates(state, now) if p != point))
+        return Question(model, machine, Sla(evidence.percentile, state.plan.sla_s), points, evidence.mix.qps)
 
     def _candidates(self, state: _Model, now: float) -> list[OperatingPoint]:
         """Return the points within bounds: not beyond what is known by more than the growth, none shunned."""
         state.shunned = {p: until for p, until in state.shunned.items() if until > now}
         current = state.plan.point
-        most = min(self.tuning.growth * max(state.cpu.largest, current.batch_size), state.plan.largest_batch)
+        most = min(
+            self.tuning.growth * max(state.evidence.cpu.largest, current.batch_size), state.plan.largest_batch
+        )
         sizes = [n for n in LADDER if n <= most] or [1]
         if state.plan.whole:
             sizes = [current.batch_size]
         thresholds: list[int | None] = [None]
-        if state.accelerator and state.device.weight >= _ENOUGH:
+        if state.accelerator and state.evidence.knows_accelerator:
             thresholds += [*THRESHOLD_LADDER]
             if current.offload_from is not None:
                 # A step at a time: what the accelerator takes under more load than it ever had is a guess.
@@ -317,24 +351,12 @@ class Controller:
                 thresholds = [None, *THRESHOLD_LADDER[max(0, at - 2) : at + 3]]
         return [p for t in thresholds for n in sizes if (p := OperatingPoint(n, t)) not in state.shunned]
 
-    def _machine(self, state: _Model) -> Machine:
-        sizes, shares = state.mix.law()
-        known = state.accelerator and state.device.weight >= _ENOUGH
-        return Machine(
-            self._cores,
-            state.cpu.fit,
-            sizes,
-            shares,
-            accelerator=state.device.fit if known else None,
-            slots=self._slots,
-            sigma=min(state.cpu.sigma, 1.0),
-        )
-
     def _change(
         self, model: str, point: OperatingPoint, now: float, reason: str, predicted_s: float = math.nan
     ) -> Decision:
         state = self._models[model]
-        old, fit = state.plan.point, state.cpu.fit
+        evidence, old = state.evidence, state.plan.point
+        fit = evidence.cpu.fit
         state.plan = replace(
             state.plan,
             point=point,
@@ -343,10 +365,10 @@ class Controller:
             smallest_cut=min(fit.smallest_cut, point.batch_size),
         )
         if point != old:
-            state.previous, state.changed_s, state.changed_qps = old, now, max(state.mix.qps, 1e-9)
+            state.previous, state.changed_s, state.changed_qps = old, now, max(evidence.mix.qps, 1e-9)
             state.predicted_s = predicted_s
-            state.before = (state.seen_s, state.rate)
-        return Decision(now, model, old, point, state.plan, reason, predicted_s, state.seen_s)
+            state.before = (evidence.tail_s, evidence.scored_rate)
+        return Decision(now, model, old, point, state.plan, reason, predicted_s, evidence.tail_s)
 
 
 def _drifted(plan: Plan, fit: LinearFit) -> bool:

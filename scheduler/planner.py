@@ -22,13 +22,16 @@ from scheduler.plan import MERGE_FACTOR, OperatingPoint
 F64Array = NDArray[np.float64]
 
 _Z95 = 1.645
+_MOST_ELSEWHERE = 0.9
+"""Other models are never taken to hold more of the cores than this share: each has a fair part of them."""
 
 
 @dataclass(frozen=True)
 class Machine:
     """What is known of one model on the machine: sizes and shares are float64 [K], sizes ascending.
 
-    ``accelerator`` None: there is none, or nothing is known of it. ``slots``: what it takes at once.
+    ``accelerator`` None: there is none, or nothing is known of it. ``slots``: what it takes at once. ``elsewhere``:
+    how many of the cores other models keep busy.
     """
 
     cores: int
@@ -38,6 +41,41 @@ class Machine:
     accelerator: LinearFit | None = None
     slots: int = 1
     sigma: float = 0.0
+    elsewhere: float = 0.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """What would these points of a model bear on this machine? ``points[0]`` is the present one.
+
+    ``qps``: the present rate, at which the tails are wanted.
+    """
+
+    model: str
+    machine: Machine
+    sla: Sla
+    points: tuple[OperatingPoint, ...]
+    qps: float
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """The answer, float64 [P] in the order of the points.
+
+    capacity_qps: the latency-bounded throughput. tail_s: seconds at the target's percentile at the present rate.
+    """
+
+    capacity_qps: F64Array
+    tail_s: F64Array
+
+
+def forecast(question: Question) -> Forecast:
+    """Answer a question: a few milliseconds for a grid."""
+    machine = question.machine
+    outlook = Outlook(machine, question.sla, list(question.points))
+    mean_run_s = machine.cpu.run_s(float(machine.sizes @ machine.shares))
+    capacity_qps = outlook.capacity_qps(8 * machine.cores / max(mean_run_s, 1e-9))
+    return Forecast(capacity_qps, outlook.tail_s(question.qps))
 
 
 class Outlook:
@@ -68,6 +106,9 @@ class Outlook:
         )
         self._own_s = np.maximum(self._own_s, work_s / cores)
         self._cores = cores
+        self._elsewhere = min(
+            machine.elsewhere / cores, _MOST_ELSEWHERE
+        )  # share of the cores, whatever comes here
         self._work_s = (on_cpu * work_s).sum(1, keepdims=True)  # core seconds for each query of the mix
         busy = on_cpu * work_s
         # The batch that a query finds in service: longer ones are met more often.
@@ -90,8 +131,8 @@ class Outlook:
     def late(self, qps: F64Array, limit_s: F64Array | float) -> F64Array:
         """Return the share of queries later than the limits, at these rates: all float64 [P]."""
         rate = qps[:, None]
-        load = np.clip(rate * self._work_s / self._cores, 0.0, 1.0)
-        slack = np.maximum(1 - rate * self._before / self._cores, 1e-6)
+        load = np.clip(rate * self._work_s / self._cores + self._elsewhere, 0.0, 1.0)
+        slack = np.maximum(1 - self._elsewhere - rate * self._before / self._cores, 1e-6)
         waits = load ** math.sqrt(2 * (self._cores + 1) - 1)  # Sakasegawa's probability of waiting
         waits = np.maximum(waits, 1e-9)
         wait_s = (self._residual_s * waits + rate * self._before_sq) / (slack * np.maximum(slack, 1 - load))

@@ -55,7 +55,7 @@ class Query:
         self.expires_s = expires_s
         self.payload = payload
         self.due_s = expires_s
-        self.plan: Plan | None = None  # the plan it began with holds until it ends
+        self.plan: Plan | None = None  # the lane's until it begins; then it keeps it
         self.handed = 0  # candidates given to workers
         self.scored = 0  # candidates that came back
         self.batches = 0

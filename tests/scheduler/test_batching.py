@@ -286,21 +286,22 @@ def test_a_cancelled_query_that_comes_back_from_the_accelerator_is_silent() -> N
 # ---- plans ----
 
 
-def test_a_new_plan_holds_for_queries_that_arrive_after_it() -> None:
-    batcher = one_model(batch_size=10)
-    arrive(batcher, query(30))
+def test_a_new_plan_holds_for_every_query_that_has_not_begun() -> None:
+    batcher = one_model(policy="paper", batch_size=10)
+    arrive(batcher, query(30), query(40))
     batcher.set_plan("m", plan(batch_size=20))
-    arrive(batcher, query(40, 5.0), now=5.0)
-    assert shapes(batcher.finish(0, 6.0)) == [[("m30", 10, 20)]]
+    assert shapes(batcher.finish(0, 6.0)) == [[("m30", 10, 20)]]  # it began with batches of 10
+    assert shapes(batcher.finish(0, 7.0)) == [[("m30", 20, 30)]]
+    assert shapes(batcher.finish(0, 8.0)) == [[("m40", 0, 20)]]
     assert batcher.plan("m").point == OperatingPoint(20)
 
 
 def test_a_batch_keeps_within_the_limit_of_every_query_in_it() -> None:
-    batcher = one_model(batch_size=100)
-    arrive(batcher, query(5), query(6))
-    batcher.set_plan("m", plan(batch_size=10))
-    arrive(batcher, query(7, 0.5), now=0.5)
-    assert shapes(batcher.finish(0, 1.0)) == [[("m6", 0, 6), ("m7", 0, 4)]]
+    batcher = one_model(batch_size=8)
+    arrive(batcher, query(5), query(12), query(7))
+    batcher.finish(0, 1.0)  # the first 8 of 12 run: it has begun under batches of 8
+    batcher.set_plan("m", plan(batch_size=100))
+    assert shapes(batcher.finish(0, 2.0)) == [[("m12", 8, 12), ("m7", 0, 4)]]
 
 
 def test_a_whole_model_runs_each_query_as_one_inference() -> None:

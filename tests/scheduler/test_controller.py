@@ -14,11 +14,11 @@ from scheduler.latency import LinearFit
 from scheduler.learning import Seconds, SizeMix, bucket
 from scheduler.measure import Sla
 from scheduler.plan import POLICIES, OperatingPoint, Plan
-from scheduler.planner import Machine, Outlook
+from scheduler.planner import Machine, Outlook, Question, forecast
 from scheduler.query import Batch, Query, Slice
 from scheduler.service_law import Draw, ServiceLaw, linear
 from scheduler.simulator import Node, Simulated, simulate
-from scheduler.workload import SizeLaw, draw_schedule, parse_arrivals, parse_sizes
+from scheduler.workload import POISSON, SizeLaw, draw_schedule, parse_arrivals, parse_sizes
 
 PRODUCTION = parse_sizes("production")
 MEAN_SIZE = float(PRODUCTION.draw(np.random.default_rng(0), 20_000).mean())
@@ -175,6 +175,85 @@ def test_a_step_in_the_rate_is_not_taken_for_a_bad_point() -> None:
     assert p95(run, arrival_s, 15.0) <= 0.042
 
 
+def test_a_cold_start_at_single_candidates_under_load_is_over_in_seconds() -> None:
+    run, arrival_s = served(
+        Controller(2), linear(*MLP, sigma=0.1), utilised(MLP, 0.6), OperatingPoint(1), duration_s=40.0
+    )
+    assert points(run)[-1].batch_size >= 64
+    assert p95(run, arrival_s, 12.0) <= 0.042
+
+
+def test_queries_that_double_in_size_are_followed() -> None:
+    schedule = draw_schedule(3, POISSON, PRODUCTION, utilised(MLP, 0.35), duration_s=40.0)
+    size = np.where(schedule.arrival_s < 15.0, schedule.size, np.minimum(2 * schedule.size, 1000))
+    controller, plan = Controller(2), Plan(OperatingPoint(64), 0.06)
+    controller.add("m", plan)
+    node = Node(2, {"m": linear(*MLP, sigma=0.1)})
+    run = simulate(
+        node, POLICIES["adaptive"], {"m": plan}, schedule.arrival_s, size, "m", controller=controller
+    )
+    assert p95(run, schedule.arrival_s, 25.0) <= 0.06
+
+
+def test_a_day_of_load_in_a_minute_keeps_the_target() -> None:
+    run, arrival_s = served(
+        Controller(2),
+        linear(*MLP, sigma=0.1),
+        utilised(MLP, 0.3),
+        OperatingPoint(64),
+        arrivals="diurnal:60,0.6",
+        duration_s=120.0,
+    )
+    assert p95(run, arrival_s, 10.0) <= 0.042
+    assert len(points(run)) <= 6
+
+
+# ---- several models ----
+
+
+def test_two_models_under_one_controller_keep_their_targets() -> None:
+    """Each is planned for what the other leaves of the cores."""
+    controller = Controller(2)
+    laws = {"mlp": MLP, "embedding": EMBEDDING}
+    sla_s = {"mlp": 0.06, "embedding": 0.04}
+    arrival_s, size, model = [], [], []
+    for k, (name, seconds) in enumerate(laws.items()):
+        schedule = draw_schedule(k, POISSON, PRODUCTION, utilised(seconds, 0.3), duration_s=30.0)
+        arrival_s.append(schedule.arrival_s)
+        size.append(schedule.size)
+        model += [name] * len(schedule)
+    plans = {name: Plan(OperatingPoint(16), sla_s[name]) for name in laws}
+    for name, plan in plans.items():
+        controller.add(name, plan)
+    order = np.argsort(np.concatenate(arrival_s), kind="stable")
+    at_s, of = np.concatenate(arrival_s)[order], [model[k] for k in order]
+    node = Node(2, {name: linear(*seconds, sigma=0.1) for name, seconds in laws.items()})
+    run = simulate(
+        node, POLICIES["adaptive"], plans, at_s, np.concatenate(size)[order], of, controller=controller
+    )
+    for name in laws:
+        late = at_s >= 10.0
+        mine = late & np.array([each == name for each in of])
+        assert np.percentile(run.latency_s[mine], 95) <= sla_s[name]
+    assert {decision.model for _, decision in run.decisions} == set(laws)
+
+
+def test_what_other_models_take_of_the_cores_lowers_what_a_point_bears() -> None:
+    sizes, shares = np.array([10.0, 100.0, 400.0]), np.array([0.3, 0.5, 0.2])
+    points = (OperatingPoint(64), OperatingPoint(256))
+    alone, shared, crowded = (
+        forecast(
+            Question(
+                "m", Machine(2, LinearFit(*MLP), sizes, shares, elsewhere=busy), Sla(95, 0.06), points, 50.0
+            )
+        )
+        for busy in (0.0, 0.8, 5.0)
+    )
+    assert (shared.capacity_qps < 0.75 * alone.capacity_qps).all()
+    assert (shared.tail_s > alone.tail_s).all()
+    assert (crowded.capacity_qps <= shared.capacity_qps).all()
+
+
 # ---- single decisions ----
 
 
@@ -205,6 +284,29 @@ def test_a_change_that_makes_the_tail_worse_than_predicted_is_taken_back_at_once
         assert all(decision.new != OperatingPoint(16) for decision in again)
 
 
+def test_an_answer_that_comes_too_late_changes_nothing() -> None:
+    """The planner is another process: meanwhile the point may have been pinned, moved, or its model removed."""
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(8), 0.05, 5e-4, 6e-5))
+    for k in range(200):
+        controller.observe_arrival(Query("m", 100, 0.01 * k), 0.01 * k)
+    _, questions = controller.react(2.0)
+    (question,) = questions
+    answer = forecast(question)
+    controller.pin("m", OperatingPoint(8), 2.1)
+    assert controller.settle(question, answer, 2.2) is None
+    controller.pin("m", OperatingPoint(16), 2.3)
+    controller.unpin("m")
+    assert controller.settle(question, answer, 2.4) is None
+    controller.pin("m", OperatingPoint(8), 2.5)
+    controller.unpin("m")
+    decision = controller.settle(question, answer, 2.6)
+    assert decision is not None
+    assert decision.new.batch_size > 8
+    controller.remove("m")
+    assert controller.settle(question, answer, 2.7) is None
+
+
 def test_a_window_with_few_queries_decides_nothing() -> None:
     controller = Controller(2)
     controller.add("m", Plan(OperatingPoint(8), 0.05))
@@ -233,7 +335,16 @@ def test_an_accelerator_that_goes_is_left_at_once_and_its_return_is_noticed() ->
     assert [d.new for d in gone] == [OperatingPoint(64)]
     assert "gone" in gone[0].reason
     assert controller.set_accelerator("m", False, 4.0) == []
-    assert controller.set_accelerator("m", True, 5.0) == []
+    back = controller.set_accelerator("m", True, 5.0)
+    assert [d.new for d in back] == [OperatingPoint(64, 100)]
+    assert "back" in back[0].reason
+
+
+def test_an_accelerator_that_was_not_used_comes_and_goes_without_a_decision() -> None:
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(64), 0.05), accelerator=True)
+    assert controller.set_accelerator("m", False, 3.0) == []
+    assert controller.set_accelerator("m", True, 4.0) == []
 
 
 def test_a_removed_model_is_unknown() -> None:
