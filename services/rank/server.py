@@ -66,7 +66,7 @@ async def serve(
 
     async with AsyncExitStack() as opened:
         opened.push_async_callback(dispatcher.close)
-        opened.callback(steering.close)
+        opened.push_async_callback(steering.close)
         catalogue = Catalogue(_limits(settings))
         servicer = RankServicer(catalogue, dispatcher, settings.max_candidates)
         healths = health.aio.HealthServicer()

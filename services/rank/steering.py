@@ -1,4 +1,4 @@
-"""The controller's loop: once a window it decides, and what it decides holds for later queries."""
+"""The controller's loop: once a window it decides, and what it decides holds for queries that have not begun."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.batching import Batcher
 from scheduler.controller import Controller, Decision
 from scheduler.plan import OperatingPoint, Plan
+from scheduler.planner import Question
 from services.rank.learnt_points import LearntPoints
 from services.rank.model import ModelSpec
+from services.rank.planning import Planning, PlanningLostError
 
 _log = logging.getLogger(__name__)
 
@@ -31,10 +34,16 @@ class DatedDecision:
 
 
 class Steering:
-    """Feeds the batcher with the controller's decisions, and tells watchers. Everything happens on the loop thread."""
+    """Feeds the batcher with the controller's decisions, and tells watchers.
+
+    Everything happens on the loop thread but the planning, which a process of its own does. While it is at it the
+    next window's questions are left out: they would ask of the same.
+    """
 
     def __init__(self, controller: Controller, batcher: Batcher, learnt: LearntPoints) -> None:
         self._loop = asyncio.get_running_loop()
+        self._planning = Planning()
+        self._settling: asyncio.Task[None] | None = None
         self._controller = controller
         self._batcher = batcher
         self._learnt = learnt
@@ -84,14 +93,38 @@ class Steering:
         """Forget a watcher."""
         self._watchers.discard(queue)
 
-    def close(self) -> None:
+    def set_accelerator(self, spec: ModelSpec, available: bool) -> None:
+        """Note that the accelerator of a model came or went."""
+        for decision in self._controller.set_accelerator(spec.key, available, self._loop.time()):
+            self._apply(decision)
+
+    async def close(self) -> None:
         """Decide no more."""
         self._next.cancel()
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.wait([self._settling])
+        await self._planning.close()
 
     def _turn(self) -> None:
         self._next = self._loop.call_later(self._controller.window_s, self._turn)
-        for decision in self._controller.decide(self._loop.time()):
+        decisions, questions = self._controller.react(self._loop.time())
+        for decision in decisions:
             self._apply(decision)
+        if questions and self._settling is None:
+            self._settling = asyncio.create_task(self._settle(questions))
+
+    async def _settle(self, questions: Sequence[Question]) -> None:
+        try:
+            for question in questions:
+                answer = await self._planning.answer(question)
+                decision = self._controller.settle(question, answer, self._loop.time())
+                if decision is not None:
+                    self._apply(decision)
+        except PlanningLostError as error:
+            _log.warning("planning failed; the operating points stay", extra={"reason": str(error)})
+        finally:
+            self._settling = None
 
     def _apply(self, decision: Decision) -> None:
         spec = self._specs[decision.model]
