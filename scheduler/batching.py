@@ -78,6 +78,30 @@ class Batcher:
         )
         return self._lanes[model].waiting + retried
 
+    def cpu_seconds(self, query: Query, now: float) -> float:
+        """Predict how long the workers would take to have scored a query that joined the queue now.
+
+        All that waits is taken to go first, so this errs on the long side. The query must have its plan.
+        """
+        plan = query.plan
+        assert plan is not None
+        ahead_s = 0.0
+        for batch in self._running:
+            if batch is not None:
+                ahead_s += max(0.0, batch.started_s + batch.charged_s - now)
+        for lane in self._backlogged.values():
+            largest = max(1, min(lane.plan.point.batch_size, lane.batch_cap))
+            ahead_s += lane.plan.fixed_s * -(-lane.waiting // largest)
+            ahead_s += lane.plan.per_candidate_s * lane.waiting
+        workers = len(self._running)
+        if plan.whole:
+            return ahead_s / workers + plan.run_s(query.size)
+        largest = min(plan.point.batch_size, plan.largest_batch)
+        if self.policy.cut:
+            largest = min(largest, max(-(-query.size // workers), plan.smallest_cut))
+        rounds = -(-query.size // (largest * workers))
+        return ahead_s / workers + rounds * plan.run_s(min(largest, query.size))
+
     @property
     def idle_workers(self) -> int:
         """How many workers have nothing to do."""
@@ -173,6 +197,9 @@ class Batcher:
         if lane is None or query.expires_s <= now:
             query.dropped = True
             return [Drop(query, DropReason.FAILED if lane is None else DropReason.EXPIRED)]
+        if lane.waiting + query.size > self.max_waiting and lane.waiting:
+            query.dropped = True
+            return [Drop(query, DropReason.QUEUE_FULL)]
         self._enqueue(lane, query)
         return self._feed_idle(now) if self._idle else []
 

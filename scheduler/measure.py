@@ -236,19 +236,23 @@ def max_qps(
     tolerance: float = 0.02,
     max_probes: int = 24,
     floor_qps: float | None = None,
+    stride: float = 2.0,
     confirm_miss: bool = False,
 ) -> Capacity:
-    """Find the highest rate within a target: double (or halve) until bracketed, then bisect the bracket's logarithm.
+    """Find the highest rate within a target: go up (or down) by ``stride`` until bracketed, then bisect its logarithm.
 
-    Ends when the bracket is within ``tolerance``, after ``max_probes`` measurements, or when halving passes
-    ``floor_qps`` (start_qps / 1024 when None). A measurement that is invalid is taken once more; still invalid it
-    counts as not met, and two such rates before any was met end the search with the reason.
+    A small stride is for a start that is nearly right. Ends when the bracket is within ``tolerance``, after
+    ``max_probes`` measurements, or when going down passes ``floor_qps`` (start_qps / 1024 when None). A measurement
+    that is invalid is taken once more; still invalid it counts as not met, and two such rates before any was met end
+    the search with the reason.
     With ``confirm_miss``, for a measure with noise, the lowest missed rate is measured once more at the end, since a
     disturbance from outside only ever makes a rate look worse; if it is met now, the search goes on from it.
-    Raises ValueError for a start, tolerance or number of probes that is not above 0.
+    Raises ValueError for a start, tolerance or number of probes that is not above 0, or a stride not above 1.
     """
-    if not (math.isfinite(start_qps) and start_qps > 0 and tolerance > 0 and max_probes > 0):
-        raise ValueError("a search needs a start rate, a tolerance and a number of probes above 0")
+    if not (math.isfinite(start_qps) and start_qps > 0 and tolerance > 0 and max_probes > 0 and stride > 1):
+        raise ValueError(
+            "a search needs a start rate, a tolerance and a number of probes above 0, and a stride above 1"
+        )
     floor_qps = start_qps / 1024 if floor_qps is None else floor_qps
     probes: list[Probe] = []
     met: Probe | None = None
@@ -263,7 +267,7 @@ def max_qps(
             missed = probe
         else:
             met, missed = probe, None if missed is not None and missed.qps <= rate else missed
-        rate = _next_rate(met, missed, tolerance, floor_qps)
+        rate = _next_rate(met, missed, tolerance, floor_qps, stride)
         bound = missed if confirm_miss and met is not None else None
         if rate is None and bound is not None and bound.qps not in confirmed:
             rate = bound.qps
@@ -282,13 +286,15 @@ def _probe(
     return probes[-1]
 
 
-def _next_rate(met: Probe | None, missed: Probe | None, tolerance: float, floor_qps: float) -> float | None:
+def _next_rate(
+    met: Probe | None, missed: Probe | None, tolerance: float, floor_qps: float, stride: float
+) -> float | None:
     if met is None:
         assert missed is not None
-        lower = missed.qps / 2
+        lower = missed.qps / stride
         return lower if lower >= floor_qps else None
     if missed is None:
-        return met.qps * 2
+        return met.qps * stride
     return None if missed.qps / met.qps <= 1 + tolerance else math.sqrt(met.qps * missed.qps)
 
 

@@ -214,6 +214,14 @@ def _production(rng: Generator, n: int) -> I32Array:
     return _whole(size, 1000)
 
 
+def _production_times(factor: float = 1.0) -> SizeDraw:
+    """Return the production-like law with every query so many times as large: a mix that has grown."""
+    _require(factor > 0 and math.isfinite(factor), "production needs a factor above 0")
+    return lambda rng, n: (
+        _whole(factor * _production(rng, n), math.inf) if factor != 1 else _production(rng, n)
+    )
+
+
 def _lognormal(mu: float, sigma: float, most: float = RELEASED_MAX_SIZE) -> SizeDraw:
     _require(sigma >= 0 and most >= 1, "lognormal needs a sigma of at least 0 and a maximum of at least 1")
     # Sizes are clipped anyway: the exponent is too, so that an absurd one does not overflow.
@@ -324,7 +332,7 @@ _ARRIVALS: Mapping[str, _Form] = {
     "diurnal": _Form("diurnal:PERIOD_S,TROUGH", 2, 2, lambda *a: varying(diurnal(*a))),
 }
 _SIZES: Mapping[str, _Form] = {
-    "production": _Form("production", 0, 0, lambda: _production),
+    "production": _Form("production[:FACTOR]", 0, 1, _production_times),
     "production-lognormal": _Form("production-lognormal", 0, 0, lambda: _lognormal(4.6, 0.70, 1000)),
     "released": _Form("released", 0, 0, lambda: _lognormal(5.1, 0.2)),
     "lognormal": _Form("lognormal:MU,SIGMA[,MAX]", 2, 3, _lognormal),

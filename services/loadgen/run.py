@@ -22,6 +22,7 @@ from deeprecsys.v1 import rank_pb2
 from scheduler.measure import Measurement, Probe, Sla, max_qps, percentiles, shortfall, summarise
 from scheduler.workload import I32Array, Schedule, draw_schedule, parse_arrivals, parse_ids, parse_sizes
 from services.loadgen.driver import Limits, Plan, Progress, Trace, code_name, drive_closed, drive_open
+from services.loadgen.precedence import before_others
 from services.loadgen.request_pool import RequestPool, build_pool, largest_size
 from services.loadgen.result import DriverReport, LoadResult, MaxResult, ModelResult, PoolReport, Samples
 from services.loadgen.settings import LoadSettings, ModelShare
@@ -53,7 +54,7 @@ def run_load(settings: LoadSettings, on_progress: OnProgress | None = None) -> L
         async with open_session(settings) as session:
             return await session.run(on_progress=on_progress)
 
-    with asyncio.Runner(loop_factory=precise_loop) as runner:
+    with before_others(), asyncio.Runner(loop_factory=precise_loop) as runner:
         return runner.run(once())
 
 
@@ -62,6 +63,7 @@ def find_max(
     *,
     tolerance: float = 0.02,
     max_probes: int = 24,
+    stride: float = 2.0,
     on_probe: Callable[[Probe], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> MaxResult:
@@ -73,7 +75,7 @@ def find_max(
     if len(settings.models) != 1 or settings.concurrency is not None:
         raise InvalidSettingError("the search for the highest rate takes one model, in open loop")
     runs: dict[float, LoadResult] = {}
-    with asyncio.Runner(loop_factory=precise_loop) as runner:
+    with before_others(), asyncio.Runner(loop_factory=precise_loop) as runner:
         opened = open_session(settings, pool_queries=SEARCH_POOL_QUERIES)
         session = runner.run(opened.__aenter__())
         sla = session.lanes[0].sla
@@ -89,7 +91,13 @@ def find_max(
 
         try:
             capacity = max_qps(
-                measure, sla, settings.qps, tolerance=tolerance, max_probes=max_probes, confirm_miss=True
+                measure,
+                sla,
+                settings.qps,
+                tolerance=tolerance,
+                max_probes=max_probes,
+                stride=stride,
+                confirm_miss=True,
             )
         finally:
             runner.run(opened.__aexit__(None, None, None))

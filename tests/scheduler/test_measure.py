@@ -188,6 +188,12 @@ def test_the_search_doubles_then_bisects():
     assert asked == pytest.approx([50, 100, 200, 100 * 2**0.5, 100 * 2**0.75])
 
 
+def test_a_small_stride_stays_near_a_start_that_is_nearly_right():
+    asked: list[float] = []
+    max_qps(server_of(110.0, asked), SLA, 100.0, tolerance=0.2, stride=1.25)
+    assert asked == pytest.approx([100, 125, 100 * 1.25**0.5])
+
+
 def test_a_missed_rate_is_confirmed_so_that_one_disturbance_does_not_bound_the_search():
     disturbed = iter([False, True])
 
@@ -252,8 +258,9 @@ def test_a_search_that_is_invalid_everywhere_ends_with_the_reason():
 
 
 @pytest.mark.parametrize(
-    ("start", "how"), [(0.0, {}), (math.nan, {}), (1.0, {"tolerance": 0.0}), (1.0, {"max_probes": 0})]
+    ("start", "how"),
+    [(0.0, {}), (math.nan, {}), (1.0, {"tolerance": 0.0}), (1.0, {"max_probes": 0}), (1.0, {"stride": 1.0})],
 )
 def test_impossible_searches_are_refused(start, how):
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match="above"):
         max_qps(server_of(1.0, []), SLA, start, **how)

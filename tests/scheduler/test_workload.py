@@ -278,7 +278,7 @@ def test_an_unknown_law_is_refused_with_the_known_ones(parse):
         (parse_sizes, "fixed:0"),
         (parse_sizes, "fixed:1.5"),
         (parse_sizes, "fixed:x"),
-        (parse_sizes, "production:3"),
+        (parse_sizes, "production:0"),
         (parse_arrivals, "step:-1,2"),
         (parse_arrivals, "ramp:5,1,2"),
         (parse_arrivals, "poisson:5"),
@@ -289,3 +289,11 @@ def test_an_unknown_law_is_refused_with_the_known_ones(parse):
 def test_a_law_with_wrong_numbers_is_refused_and_says_how_it_is_written(parse, spec):
     with pytest.raises(ValueError, match="written"):
         parse(spec)
+
+
+def test_a_factor_multiplies_every_query_of_the_production_law():
+    single, double = (
+        parse_sizes(s).draw(np.random.default_rng(1), 5000) for s in ("production", "production:2")
+    )
+    assert double.mean() == pytest.approx(2 * single.mean(), rel=0.02)
+    assert double.max() > 1000

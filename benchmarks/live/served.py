@@ -1,0 +1,75 @@
+"""A live server of some models under targets of the benchmark's choice."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from deeprecsys.v1 import control_pb2, control_pb2_grpc
+from scheduler.plan import OperatingPoint
+from services.cli.server_process import server_process
+
+CALL_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server: its host:port, and its operating points."""
+
+    address: str
+    control: control_pb2_grpc.ControlServiceStub
+
+    def pin(self, model: str, batch_size: int) -> None:
+        """Hold a model at a batch size."""
+        point = control_pb2.OperatingPoint(batch_size=batch_size)
+        self.control.PinOperatingPoint(
+            control_pb2.PinOperatingPointRequest(model=model, point=point), timeout=CALL_TIMEOUT_S
+        )
+
+    def unpin(self, model: str) -> None:
+        """Let the controller choose again."""
+        self.control.UnpinOperatingPoint(
+            control_pb2.UnpinOperatingPointRequest(model=model), timeout=CALL_TIMEOUT_S
+        )
+
+    def point(self, model: str) -> OperatingPoint:
+        """Return where a model stands."""
+        request = control_pb2.ListOperatingPointsRequest(model=model)
+        (operation,) = self.control.ListOperatingPoints(request, timeout=CALL_TIMEOUT_S).models
+        return OperatingPoint(operation.point.batch_size, operation.point.offload_from or None)
+
+
+@contextmanager
+def served(
+    repository: Path, target_ms: Mapping[str, float], policy: str, arguments: Sequence[str] = ()
+) -> Iterator[Served]:
+    """Serve these models of a repository, each under its target in milliseconds, with a policy."""
+    with tempfile.TemporaryDirectory() as folder:
+        for model, sla_ms in target_ms.items():
+            _linked(repository / model, Path(folder) / model, sla_ms)
+        with (
+            server_process(Path(folder), ["--policy", policy, *arguments]) as (_, address),
+            grpc.insecure_channel(address) as channel,
+        ):
+            yield Served(address, control_pb2_grpc.ControlServiceStub(channel))
+
+
+def _linked(model: Path, link: Path, sla_ms: float) -> None:
+    """Make a model directory with the same versions and another target."""
+    link.mkdir()
+    config = (model / "config.pbtxt").read_text(encoding="utf-8")
+    changed, count = re.subn(
+        r'(key: "sla_ms"\s*value \{\s*string_value: )"[^"]*"', rf'\g<1>"{sla_ms:g}"', config
+    )
+    if count != 1:
+        raise ValueError(f"{model}/config.pbtxt does not name its sla_ms once")
+    (link / "config.pbtxt").write_text(changed, encoding="utf-8")
+    for version in model.iterdir():
+        if version.is_dir():
+            (link / version.name).symlink_to(version.resolve())

@@ -1,0 +1,179 @@
+"""Latency-bounded throughput of the three policies on a live server, and the offline peak beside it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.live.findings import Findings
+from benchmarks.live.served import served
+from scheduler.measure import Probe
+from scheduler.tune import static_point
+from scheduler.workload import parse_sizes
+from services.cores import usable_cores
+from services.loadgen.run import find_max, run_load
+from services.loadgen.settings import MIB, LoadSettings, ModelShare
+from services.models.spec import spec_for
+from services.rank.starting_point import LARGEST_QUERY
+
+SIZES = "production"
+P95_SIZE = int(np.percentile(parse_sizes(SIZES).draw(np.random.default_rng(0), 100_000), 95))
+POLICIES = ("static", "paper", "adaptive")
+SCALE = 4.0
+POOL_BYTES = 512 * MIB
+LONE_QUERIES, PEAK_QUERIES, PEAK_IN_FLIGHT = 60, 1000, 16
+MIN_QUERIES, LEAST_S, MOST_S = 1000, 8.0, 20.0
+WARMUP_S = 1.5
+TOLERANCE, STRIDE = 0.03, 1.25
+LIKELY_SHARE = 0.7
+"""A search for the first policy begins at this share of the offline peak; the next ones where the last one ended."""
+
+
+def lone(repository: Path, model: str) -> dict[str, Any]:
+    """Return the seconds of a lone p95-size query cut over all cores, and the offline peak in queries/s.
+
+    The peak is a closed loop of PEAK_IN_FLIGHT queries through Rank, same driver, no target.
+    """
+    with served(repository, {model: spec_for(model).sla_ms}, "adaptive") as server:
+        alone = run_load(_closed(server.address, model, 1, LONE_QUERIES, f"fixed:{P95_SIZE}")).models[0]
+        server.unpin(model)
+        peaks = [
+            run_load(_closed(server.address, model, PEAK_IN_FLIGHT, PEAK_QUERIES, SIZES, seed))
+            .models[0]
+            .measurement.completed_qps
+            for seed in range(2)
+        ]
+    return {"lone_s": alone.measurement.p50_s, "peak_qps": max(peaks)}
+
+
+def targets_ms(model: str, lone_s: float) -> dict[str, float]:
+    """Return the targets that are feasible here: the paper's, unless a lone query misses it, and the scaled one."""
+    medium_ms = spec_for(model).sla_ms
+    feasible = {"medium": medium_ms} if lone_s * 1e3 <= medium_ms else {}
+    return {**feasible, "scaled": SCALE * lone_s * 1e3}
+
+
+def capacity(
+    repository: Path,
+    model: str,
+    target_ms: float,
+    policy: str,
+    batch_size: int | None,
+    start_qps: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Search one policy's highest rate within the target; ``batch_size`` None leaves it to the server."""
+    held = [] if batch_size is None else ["--batch-size", str(batch_size)]
+    probes: list[Probe] = []
+    with served(repository, {model: target_ms}, policy, held) as server:
+        settings = LoadSettings(
+            target=server.address,
+            models=(ModelShare(model),),
+            qps=start_qps,
+            duration_s=float(np.clip(MIN_QUERIES * 1.1 / start_qps, LEAST_S, MOST_S)),
+            warmup_s=WARMUP_S,
+            pool_bytes=POOL_BYTES,
+            min_queries=500,
+            seed=seed,
+        )
+        found = find_max(
+            settings, tolerance=TOLERANCE, stride=STRIDE, max_probes=12, on_probe=probes.append
+        ).capacity
+        point = server.point(model)
+    best = found.measurement
+    return {
+        "qps": found.qps,
+        "batch_size": point.batch_size,
+        "probes": len(probes),
+        "probe_s": settings.duration_s,
+        "why": found.why,
+        **(
+            {}
+            if best is None
+            else {
+                "p95_ms": best.p95_s * 1e3,
+                "p99_ms": best.p99_s * 1e3,
+                "slowest_ms": best.max_s * 1e3,
+                "queries": best.count,
+            }
+        ),
+    }
+
+
+def study(
+    findings: Findings,
+    repository: Path,
+    model: str,
+    target: str,
+    tuned: int,
+    seed: int,
+) -> None:
+    """Measure the three policies at one target; ``tuned``: the batch size that `paper` found offline."""
+    alone = findings.once(f"lone/{model}", lambda: lone(repository, model))
+    found_ms = targets_ms(model, alone["lone_s"])
+    if target not in found_ms:
+        return
+    batch_sizes = {
+        "static": static_point(LARGEST_QUERY, usable_cores()).batch_size,
+        "paper": tuned,
+        "adaptive": None,
+    }
+    start_qps = LIKELY_SHARE * alone["peak_qps"]
+    for policy in reversed(POLICIES):  # the most first, so that the others' searches begin near above
+        found = findings.once(
+            f"throughput/{model}/{target}/{policy}/{seed}",
+            lambda policy=policy, start=start_qps: {  # type: ignore[misc]
+                "target_ms": found_ms[target],
+                **capacity(repository, model, found_ms[target], policy, batch_sizes[policy], start, seed),
+            },
+        )
+        start_qps = found["qps"] or start_qps
+
+
+def summary(findings: Findings, model: str, target: str) -> dict[str, Any] | None:
+    """Return one row: each policy's median over seeds, queries/s, and the first seed's tails; None if incomplete."""
+    row: dict[str, Any] = {"model": model, "target": target}
+    for policy in POLICIES:
+        prefix = f"throughput/{model}/{target}/{policy}/"
+        found = [value for key, value in findings.found.items() if key.startswith(prefix)]
+        if not found:
+            return None
+        rates = sorted(each["qps"] for each in found)
+        row["target_ms"] = found[0]["target_ms"]
+        row["lone_ms"] = findings.found[f"lone/{model}"]["lone_s"] * 1e3
+        row["peak_qps"] = findings.found[f"lone/{model}"]["peak_qps"]
+        row[policy] = {
+            "qps": float(np.median(rates)),
+            "least_qps": rates[0],
+            "most_qps": rates[-1],
+            "seeds": len(rates),
+            "batch_size": found[0]["batch_size"],
+            "p99_ms": found[0].get("p99_ms"),
+            "slowest_ms": found[0].get("slowest_ms"),
+        }
+    return row
+
+
+def geometric_mean(rows: list[dict[str, Any]], over: str, under: str) -> tuple[float, int]:
+    """Return the geometric mean of two policies' ratio, and how many models it covers: those where both are above 0."""
+    ratios = [row[over]["qps"] / row[under]["qps"] for row in rows if row[over]["qps"] and row[under]["qps"]]
+    return (math.exp(float(np.mean(np.log(ratios)))) if ratios else math.nan), len(ratios)
+
+
+def _closed(
+    address: str, model: str, in_flight: int, queries: int, sizes: str, seed: int = 0
+) -> LoadSettings:
+    return LoadSettings(
+        target=address,
+        models=(ModelShare(model),),
+        sizes=sizes,
+        concurrency=in_flight,
+        count=queries,
+        warmup_s=0.0,
+        pool_bytes=POOL_BYTES,
+        min_queries=1,
+        seed=seed,
+    )
