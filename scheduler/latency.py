@@ -91,13 +91,6 @@ class LatencyCurve:
         """The median spread of the points: see LatencyPoint.sigma."""
         return float(np.median([p.sigma for p in self.points]))
 
-    @property
-    def cheapest_batch_size(self) -> int:
-        """The measured batch size with the fewest seconds per candidate; of those within 2 % the smallest."""
-        cost = {p.batch_size: p.mean_s / p.batch_size for p in self.points}
-        least = min(cost.values())
-        return next(size for size, each in cost.items() if each <= 1.02 * least)
-
 
 def _check_point(point: LatencyPoint) -> None:
     name = f"batch size {point.batch_size}"

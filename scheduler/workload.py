@@ -22,6 +22,9 @@ I32Array = NDArray[np.int32]
 MAX_QUERIES = 20_000_000
 """The most queries that one schedule may have: a schedule is held in memory as a whole."""
 
+PRODUCTION_MAX_SIZE = 1000
+"""The largest query of production traffic that the paper reports, in candidates."""
+
 RELEASED_MAX_SIZE = 1024
 """The clip of the paper's released generator, in candidates; the default of the laws with parameters."""
 
@@ -199,27 +202,25 @@ def _whole(size: F64Array, most: float) -> I32Array:
     return np.clip(np.floor(size), 1, most).astype(np.int32)
 
 
-def _production(rng: Generator, n: int) -> I32Array:
+def _production_sizes(rng: Generator, n: int) -> F64Array:
     """75 % lognormal(4.2, 0.6) below 100, 25 % bounded Pareto(1.1) on 100..1000: a stand-in for production.
 
     The production law was never released; what is known of it (sizes up to about 1000, a tail heavier than
     log-normal, the largest quarter of the queries holding about half of the work) this mixture has.
     """
     alpha, low, high = 1.1, 100.0**-1.1, 1000.0**-1.1
-    size = (low - rng.random(n) * (low - high)) ** (-1 / alpha)
+    size: F64Array = (low - rng.random(n) * (low - high)) ** (-1 / alpha)
     body = np.flatnonzero(rng.random(n) < 0.75)
     while len(body):
         size[body] = rng.lognormal(4.2, 0.6, len(body))
         body = body[size[body] >= 100.0]
-    return _whole(size, 1000)
+    return size
 
 
 def _production_times(factor: float = 1.0) -> SizeDraw:
     """Return the production-like law with every query so many times as large: a mix that has grown."""
     _require(factor > 0 and math.isfinite(factor), "production needs a factor above 0")
-    return lambda rng, n: (
-        _whole(factor * _production(rng, n), math.inf) if factor != 1 else _production(rng, n)
-    )
+    return lambda rng, n: _whole(_production_sizes(rng, n) * factor, PRODUCTION_MAX_SIZE * factor)
 
 
 def _lognormal(mu: float, sigma: float, most: float = RELEASED_MAX_SIZE) -> SizeDraw:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deeprecsys.errors import InvalidSettingError, RepositoryError
+from deeprecsys.errors import InvalidSettingError
 from scheduler.latency import LatencyProfile
 from services.cores import usable_cores
-from services.machine import describe_machine
+from services.profiles import write_profile
 from services.rank.cpu import CpuEngine
 from services.rank.profiling import measure_profile
 from services.rank.repository import build_spec, model_directories, read_listing
@@ -44,7 +42,7 @@ def profile(
         )
     for name in chosen:
         found = _measure(console, present[name], seconds)
-        _write(output / f"{name}.json", found)
+        write_profile(output / f"{name}.json", found)
         console.print(_table(found))
     console.print(f"written to {output}/")
 
@@ -61,17 +59,6 @@ def _measure(console: Console, directory: Path, seconds: float) -> LatencyProfil
             seconds_each=seconds,
             progress=lambda size: status.update(f"{spec.name}: batches of {size}"),
         )
-
-
-def _write(path: Path, found: LatencyProfile) -> None:
-    data = {"machine": dataclasses.asdict(describe_machine()), **found.to_dict()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RepositoryError(
-            f"cannot write {path}: {error.strerror}; choose another with --output"
-        ) from error
 
 
 def _table(found: LatencyProfile) -> Table:

@@ -9,9 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from scheduler.tune import BATCH_SIZES, Tried, Tuned
+from deeprecsys.errors import InvalidSettingError
+from scheduler.measure import Sla
+from scheduler.plan import POLICIES, OperatingPoint, Plan
+from scheduler.service_law import measured
+from scheduler.simulator import Node, simulated_load
+from scheduler.tune import BATCH_SIZES, Tried, Tuned, hill_climb
+from scheduler.tune import exhaustive as every_point
+from scheduler.workload import parse_sizes
 from services.loadgen.settings import LoadSettings, ModelShare
 from services.loadgen.tuning import Finished, tune_live
+from services.profiles import read_profile
 
 
 def tune(
@@ -26,18 +34,30 @@ def tune(
     finished: Annotated[
         Path | None, typer.Option(help="file of finished measurements; a run with the same one goes on")
     ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="simulate from this file of `deeprecsys profile`; no service is asked")
+    ] = None,
+    sla_ms: Annotated[float | None, typer.Option(help="simulated: p95 target in milliseconds")] = None,
+    policy: Annotated[str, typer.Option(help=f"simulated: {', '.join(POLICIES)}")] = "adaptive",
+    queries: Annotated[int, typer.Option(help="simulated: queries of each run", min=1000)] = 10_000,
 ) -> None:
     """Find the batch size with the highest rate within the target, by measuring the running service.
 
     Every point is driven with the same queries. Ctrl-C loses no finished measurement: the same command goes on. The
-    service is left pinned at the best point, and keeps it for its next start where it has a --state-dir.
+    service is left pinned at the best point, and keeps it for its next start where it has a --state-dir. With
+    --profile the same search runs in the simulator, in seconds; serve its result with --batch-size.
     """
     console = Console()
+    if profile is not None:
+        tuned = _simulated(
+            model, profile, sla_ms, policy, sizes, start_qps, largest, exhaustive, seed, queries
+        )
+        console.print(_table(f"{model}, SIMULATED", tuned))
+        return
     settings = LoadSettings(
         target, (ModelShare(model),), qps=start_qps, duration_s=duration, warmup_s=1.0, sizes=sizes, seed=seed
     )
     path = finished or Path(f".tuning-{model}.jsonl")
-    rungs = tuple(size for size in BATCH_SIZES if size <= largest)
     with console.status("measuring") as status:
 
         def show(tried: Tried) -> None:
@@ -48,18 +68,56 @@ def tune(
             status.update("measuring the next point")
 
         tuned = tune_live(
-            settings, Finished(path, settings), grid=exhaustive, batch_sizes=rungs, progress=show
+            settings, Finished(path, settings), grid=exhaustive, batch_sizes=_rungs(largest), progress=show
         )
     console.print(_table(model, tuned))
     if tuned.qps <= 0:
         console.print("no batch size meets the target at any rate")
 
 
+def _rungs(largest: int) -> tuple[int, ...]:
+    return tuple(size for size in BATCH_SIZES if size <= largest)
+
+
+def _simulated(
+    model: str,
+    path: Path,
+    sla_ms: float | None,
+    policy: str,
+    sizes: str,
+    start_qps: float,
+    largest: int,
+    grid: bool,
+    seed: int,
+    queries: int,
+) -> Tuned:
+    """Tune one simulated node of this profile; InvalidSettingError names what does not fit."""
+    profile = read_profile(path)
+    if profile.model != model:
+        raise InvalidSettingError(f"{path} is the profile of {profile.model}, not of {model}")
+    if sla_ms is None or not sla_ms > 0:
+        raise InvalidSettingError("--sla-ms must be given, above 0, with --profile")
+    if policy not in POLICIES:
+        raise InvalidSettingError(f"--policy must be one of {', '.join(POLICIES)}, not {policy}")
+    try:
+        law = parse_sizes(sizes)
+    except ValueError as error:
+        raise InvalidSettingError(str(error)) from error
+    cpu, sla = profile.backend("cpu"), Sla(95.0, sla_ms / 1e3)
+    fit = cpu.busy.fit()
+    plan = Plan(OperatingPoint(1), sla.seconds, fit.fixed_s, fit.per_candidate_s, fit.smallest_cut)
+    node = Node(profile.cores, {model: measured(cpu, profile.cores)})
+    measure = simulated_load(node, POLICIES[policy], model, plan, sla, law, queries=queries, seed=seed)
+    search = every_point if grid else hill_climb
+    return search(measure, sla, start_qps, batch_sizes=_rungs(largest), thresholds=())
+
+
 def _table(model: str, tuned: Tuned) -> Table:
     table = Table(title=f"{model}: best at batch size {tuned.point.batch_size}, {tuned.measurements} runs")
     for heading in ("batch size", "queries/s within the target", "held back by"):
         table.add_column(heading, justify="left" if heading == "held back by" else "right")
-    for tried in sorted(tuned.tried, key=lambda each: each.point.batch_size):
+    latest = {tried.point.batch_size: tried for tried in tuned.tried}  # a climb may pass a rung twice
+    for _, tried in sorted(latest.items()):
         bound = "< best" if tried.pruned else f"{tried.qps:.1f}"
         table.add_row(str(tried.point.batch_size), bound, tried.why)
     return table

@@ -75,11 +75,6 @@ def test_cutting_stops_paying_where_a_slice_is_worth_twice_one_more_batch() -> N
     assert LinearFit(0.001, 0.0).smallest_cut > 1000
 
 
-def test_the_cheapest_batch_size_is_the_smallest_within_two_percent() -> None:
-    points = (point(1, 0.002), point(8, 0.008), point(64, 0.0635), point(256, 0.3))
-    assert LatencyCurve(points).cheapest_batch_size == 8
-
-
 def test_a_profile_survives_json() -> None:
     assert LatencyProfile.from_dict(json.loads(json.dumps(profile().to_dict()))) == profile()
 
