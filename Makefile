@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo serve test test-fast check format protos bench clean
+.PHONY: help setup demo serve triton test test-fast check format protos bench clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -24,7 +24,12 @@ serve: $(READY)  ## export what is missing and serve on 127.0.0.1:8500
 	$(BIN)/deeprecsys export
 	$(BIN)/deeprecsys serve
 
+triton: $(READY)  ## install a real Triton server into .triton (Linux on x86-64)
+	$(BIN)/python -m services.triton_server.install
+
+# Where Triton cannot be installed its tests are skipped, by name and reason.
 test: $(READY)  ## the whole test suite
+	-$(BIN)/python -m services.triton_server.install
 	$(BIN)/python -m pytest
 
 test-fast: $(READY)  ## the tests without the slow ones, under a minute
@@ -56,4 +61,4 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/python -m benchmarks.policies --profiles profiles
 
 clean:  ## remove what was built, the exported models included
-	rm -rf $(VENV) model_repository/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .triton model_repository/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

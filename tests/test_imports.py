@@ -28,11 +28,28 @@ FORBIDDEN = {
     "services/loadgen": {"services.rank", "services.models", "services.cli", "torch", "onnx", "onnxruntime"},
     "services/models": {"services.rank", "services.loadgen", "services.cli", "grpc"},
     "services/cli": {"torch", "onnx", "onnxruntime"},
+    "services/triton_server": {
+        "services.rank",
+        "services.loadgen",
+        "services.models",
+        "services.cli",
+        "torch",
+        "onnx",
+        "tritonclient",
+    },
 }
 ONLY_HERE = {
     "torch": ("services/models/",),
-    "onnxruntime": ("services/rank/cpu.py", "services/models/parity.py"),
-    "tritonclient": ("services/rank/repository.py", "services/models/triton_config.py"),
+    "onnxruntime": (
+        "services/rank/cpu.py",
+        "services/models/parity.py",
+        "services/triton_server/onnxruntime_backend/",
+    ),
+    "tritonclient": (
+        "services/rank/repository.py",
+        "services/rank/triton_",
+        "services/models/triton_config.py",
+    ),
 }
 
 

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from deeprecsys.errors import InvalidSettingError
 from services.models import export as exporting
+from services.models import gpu_repository as gpu_repositories
 from services.models.parity import Parity
-from services.models.spec import SLUGS
+from services.models.spec import SLUGS, spec_for
+from services.models.triton_config import GpuSettings
 
 
 def export(
@@ -31,15 +33,33 @@ def export(
             "--set", help="change a number of the specification: NAME=VALUE, or NAME=A,B,... or NAME="
         ),
     ] = None,
+    gpu_repository: Annotated[
+        Path | None,
+        typer.Option(help="also write a repository that only a GPU can load, with the same model files"),
+    ] = None,
+    gpu_instances: Annotated[int, typer.Option(help="there: instances of a model on each GPU", min=1)] = 1,
+    tensorrt: Annotated[bool, typer.Option("--tensorrt", help="there: run on TensorRT")] = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="there: capture CUDA graphs; needs --tensorrt")
+    ] = False,
 ) -> None:
     """Build, check and publish recommendation models as ONNX files in Triton's layout.
 
     A version that is there already is left alone. A model that fails its check is not published.
     """
-    results = run_export(
-        Console(stderr=True), models or list(SLUGS), repository, scale, seed, version, override or []
-    )
+    gpu = GpuSettings(gpu_instances, tensorrt, cuda_graphs)
+    if gpu_repository is None and gpu != GpuSettings():
+        raise InvalidSettingError(
+            "settings of a GPU need --gpu-repository: the ordinary one loads everywhere"
+        )
+    slugs, overrides = models or list(SLUGS), override or []
+    gpu_repositories.check(gpu)
+    results = run_export(Console(stderr=True), slugs, repository, scale, seed, version, overrides)
     print_exported(Console(), results, repository)
+    if gpu_repository is not None:
+        specs = [spec_for(slug, scale, **_overrides(overrides)) for slug in slugs]
+        gpu_repositories.write_gpu_repository(specs, version, repository, gpu_repository, gpu)
+        Console().print(f"for GPUs: {gpu_repository}", markup=False)
 
 
 def run_export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -10,25 +11,31 @@ from tritonclient.grpc import model_config_pb2 as pb
 from services.models.spec import DENSE_INPUT, SCORE_OUTPUT, ModelSpec, TableGroup
 
 CONFIG_FILE = "config.pbtxt"
-MAX_QUEUED_REQUESTS = 128  # bounded: a full queue is an answer, not a delay
 HEADER = "# Written by `deeprecsys export`. See parameters for what the server reads beside Triton.\n"
 
 
-def config_text(spec: ModelSpec) -> str:
-    """Return the text of ``spec``'s ``config.pbtxt``; the same spec gives the same bytes.
+@dataclass(frozen=True)
+class GpuSettings:
+    """What a configuration for one kind of GPU adds: instances on each GPU, and how ONNX Runtime uses it.
 
-    dims have no axis of candidates. No kind of instance is asked for, so that the model loads with a GPU and
-    without one. A request waits in Triton's queue for as long as the SLA and is then rejected; the client's
-    own timeout overrides that.
+    ``tensorrt`` builds engines when the model is loaded, in FP32 as everywhere; ``cuda_graphs`` works within it.
     """
-    dynamic_batching = pb.ModelDynamicBatching(
-        default_queue_policy=pb.ModelQueuePolicy(
-            timeout_action=pb.ModelQueuePolicy.REJECT,
-            default_timeout_microseconds=round(spec.sla_ms * 1000),
-            allow_timeout_override=True,
-            max_queue_size=MAX_QUEUED_REQUESTS,
-        )
-    )
+
+    instances: int = 1
+    tensorrt: bool = False
+    cuda_graphs: bool = False
+
+
+def config_text(spec: ModelSpec, gpu: GpuSettings | None = None) -> str:
+    """Return the text of ``spec``'s ``config.pbtxt``; the same arguments give the same bytes.
+
+    dims have no axis of candidates. Without ``gpu`` no kind of instance is asked for, so that the model loads with a
+    GPU and without one.
+
+    Requests share batches, but there is no queue policy: with any (a size, a timeout, or leave to override it) Triton
+    2.51 forgets to wake its batcher, and requests wait for the next one or for half a second. Two clients that ask in
+    turn get a tenth of the throughput. So who offloads bounds what is in flight and cancels what is late.
+    """
     config = pb.ModelConfig(
         name=spec.slug,
         platform="onnxruntime_onnx",
@@ -41,12 +48,27 @@ def config_text(spec: ModelSpec) -> str:
             pb.ModelOutput(name=name, data_type=pb.TYPE_FP32, dims=dims)
             for name, dims in spec.outputs.items()
         ],
-        dynamic_batching=dynamic_batching,
-        instance_group=[pb.ModelInstanceGroup(count=1)],
+        dynamic_batching=pb.ModelDynamicBatching(),
+        instance_group=[_instances(gpu)],
         model_warmup=[_warmup(spec)],
         parameters={name: pb.ModelParameter(string_value=value) for name, value in parameters(spec).items()},
     )
+    if gpu is not None and gpu.tensorrt:
+        config.optimization.execution_accelerators.gpu_execution_accelerator.append(_tensorrt(gpu))
     return HEADER + text_format.MessageToString(config)
+
+
+def _instances(gpu: GpuSettings | None) -> pb.ModelInstanceGroup:
+    if gpu is None:
+        return pb.ModelInstanceGroup(count=1)
+    return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_GPU, count=gpu.instances)
+
+
+def _tensorrt(gpu: GpuSettings) -> pb.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator:
+    settings = {"precision_mode": "FP32"}
+    if gpu.cuda_graphs:
+        settings["trt_cuda_graph_enable"] = "1"
+    return pb.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator(name="tensorrt", parameters=settings)
 
 
 def parameters(spec: ModelSpec) -> Mapping[str, str]:
