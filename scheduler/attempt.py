@@ -8,8 +8,10 @@ from scheduler.query import Query
 
 MARGIN_S = 0.002
 """What handing over and back takes beside the inference itself."""
-MARGIN_SHARE = 0.25
+CPU_MARGIN = 0.25
 """How far the CPU may run behind its prediction, as a share of it."""
+TIME_MARGIN = 0.2
+"""What is left for a machine that is busy just then, as a share of the time that the query had on arrival."""
 
 
 def attempt_s(query: Query, cpu_s: float, now: float) -> float:
@@ -20,7 +22,8 @@ def attempt_s(query: Query, cpu_s: float, now: float) -> float:
     plan = query.plan
     assert plan is not None
     end_s = query.expires_s if query.expires_s < math.inf else query.arrival_s + plan.sla_s
-    return end_s - now - (1 + MARGIN_SHARE) * cpu_s - MARGIN_S
+    margin_s = MARGIN_S + CPU_MARGIN * cpu_s + TIME_MARGIN * (end_s - query.arrival_s)
+    return end_s - now - cpu_s - margin_s
 
 
 def is_hopeless(query: Query, cpu_s: float, now: float) -> bool:

@@ -116,6 +116,7 @@ class Batcher:
             self._lanes[model] = _Lane(model, plan)
         else:
             lane.plan = plan
+            self._replan(lane)
         self._recheck_traffic_s = -math.inf
 
     def remove(self, model: str) -> None:
@@ -188,7 +189,7 @@ class Batcher:
         return [Complete(query)]
 
     def offload_failed(self, query: Query, now: float) -> list[Instruction]:
-        """Note that the accelerator gave no answer: the CPU workers take the query over."""
+        """Note that the accelerator gave no answer: the CPU workers take the query over, unless their queue is full."""
         query.offloaded = False
         if query.dropped:
             return []
@@ -218,6 +219,16 @@ class Batcher:
         lane.waiting += query.size
         self._sequence += 1
         heapq.heappush(lane.heap, (self._key(query), self._sequence, query))
+
+    def _replan(self, lane: _Lane) -> None:
+        """Give the lane's plan to every query that has not begun, and order them by what it predicts."""
+        waiting = [(sequence, query) for _, sequence, query in lane.heap if not query.dropped]
+        for _, query in waiting:
+            if not query.handed:
+                query.plan = lane.plan
+        lane.heap[:] = [(self._key(query), sequence, query) for sequence, query in waiting]
+        heapq.heapify(lane.heap)
+        lane.dead = 0
 
     def _key(self, query: Query) -> float:
         if self.policy.overtaking is None:
@@ -298,8 +309,6 @@ class Batcher:
         size = room = 0
         plan: Plan | None = None
         while (query := self._head(lane, now, instructions)) is not None:
-            if not query.handed:
-                query.plan = lane.plan
             if plan is None:
                 room = self._room(lane, query, now)
             elif query.plan is not plan:
@@ -330,7 +339,8 @@ class Batcher:
             if not lane.waiting:
                 self._retire(lane)
         elif self.policy.overtaking is not None:
-            heapq.heapreplace(lane.heap, (self._key(query), lane.heap[0][1], query))
+            # Less remains, so the key falls: the root stays the root.
+            lane.heap[0] = (self._key(query), lane.heap[0][1], query)
         return Slice(query, start, stop)
 
     def _head(self, lane: _Lane, now: float, instructions: list[Instruction]) -> Query | None:

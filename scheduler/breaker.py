@@ -24,13 +24,15 @@ class Patience:
     """How soon a breaker gives up and how often it asks again.
 
     ``strikes``: failures in a row, without any answer in between, that open it once they span ``silent_s`` seconds, so
-    that a few attempts with very little time left are not taken for an outage. ``first_wait_s``: from the opening to
+    that a few attempts with very little time left are not taken for an outage. ``hang_s``: an endpoint that has calls
+    and says nothing for so long hangs, however much time the calls have left. ``first_wait_s``: from the opening to
     the first probe; each probe that fails doubles it, up to ``longest_wait_s``. ``steady_s``: one that opens again
     sooner than this after it closed goes on doubling.
     """
 
     strikes: int = 3
     silent_s: float = 0.1
+    hang_s: float = 1.0
     first_wait_s: float = 0.25
     longest_wait_s: float = 1.0
     steady_s: float = 10.0
@@ -78,6 +80,17 @@ class Breaker:
         self._strikes += 1
         self._silent_since_s = min(self._silent_since_s, sent_s)
         if self._strikes < self._patience.strikes or now - self._silent_since_s < self._patience.silent_s:
+            return False
+        self._open(now)
+        return True
+
+    def hang_due_s(self, oldest_s: float) -> float:
+        """Return when the endpoint hangs if it says nothing until then; ``oldest_s``: when its oldest call was sent."""
+        return max(oldest_s, self._heard_s, self._closed_s) + self._patience.hang_s
+
+    def hangs(self, oldest_s: float, now: float) -> bool:
+        """Return whether the endpoint hangs, which opens the breaker."""
+        if self.state is not BreakerState.CLOSED or now < self.hang_due_s(oldest_s):
             return False
         self._open(now)
         return True

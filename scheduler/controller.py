@@ -49,7 +49,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Decision:
-    """One change: from now on ``plan``, with ``new`` as its point, holds for the model's next queries.
+    """One change: from now on ``plan``, with ``new`` as its point, holds for the model's queries that have not begun.
 
     ``predicted_tail_s`` and ``seen_tail_s``: seconds at the target's percentile, NaN where not known.
     """
@@ -92,6 +92,7 @@ class _Model:
     resume_from: int | None = None  # the threshold to return to when the accelerator does
     shunned: dict[OperatingPoint, float] = field(default_factory=dict)  # point -> until when
     windows: int = 0
+    asked: Question | None = None  # the question whose answer still counts
 
 
 class Controller:
@@ -125,6 +126,16 @@ class Controller:
         """Forget a model; KeyError when unknown."""
         del self._models[model]
 
+    def retune(self, model: str) -> None:
+        """Forget what was learnt of a model; its present plan is the first guess again, and a pin stays."""
+        state = self._models[model]
+        prior = LinearFit(state.plan.fixed_s, state.plan.per_candidate_s)
+        state.evidence = Evidence(prior, state.evidence.percentile)
+        state.shunned.clear()
+        state.previous = state.asked = None
+        state.windows = 0
+        state.probe_again_s = -math.inf
+
     def set_accelerator(self, model: str, available: bool, now: float) -> list[Decision]:
         """Note that the accelerator came or went.
 
@@ -133,26 +144,29 @@ class Controller:
         state = self._models[model]
         state.accelerator = available
         state.shunned.clear()
-        point = state.plan.point
-        if not available and point.offload_from is not None:
-            state.resume_from = point.offload_from
-            return [self._change(model, OperatingPoint(point.batch_size), now, "the accelerator is gone")]
+        state.asked = None
+        point, decisions = state.plan.point, []
         if available:
             state.probe_again_s = -math.inf
             resume_from, state.resume_from = state.resume_from, None
             if resume_from is not None:
-                return [
-                    self._change(
-                        model, replace(point, offload_from=resume_from), now, "the accelerator is back"
-                    )
-                ]
-        return []
+                back = replace(point, offload_from=resume_from)
+                decisions.append(self._change(model, back, now, "the accelerator is back"))
+        elif point.offload_from is not None:
+            state.resume_from = point.offload_from
+            decisions.append(
+                self._change(model, OperatingPoint(point.batch_size), now, "the accelerator is gone")
+            )
+        state.previous = None  # what was before had another accelerator
+        return decisions
 
     def pin(self, model: str, point: OperatingPoint, now: float) -> Decision:
-        """Hold a model at a point until ``unpin``."""
+        """Hold a model at a point until ``unpin``; its threshold waits while there is no accelerator."""
         state = self._models[model]
-        state.pinned = point
-        return self._change(model, point, now, "pinned")
+        state.pinned, state.asked = point, None
+        state.resume_from = None if state.accelerator else point.offload_from
+        held = point if state.accelerator else OperatingPoint(point.batch_size)
+        return self._change(model, held, now, "pinned")
 
     def unpin(self, model: str) -> None:
         """Let the controller choose again, from the pinned point on."""
@@ -183,7 +197,7 @@ class Controller:
     def observe(self, query: Query, now: float) -> None:
         """Note that a query has its answer; of an offloaded one the seconds since it was sent are learnt too."""
         state = self._models[query.model]
-        if query.arrival_s >= state.changed_s:  # those before had another point
+        if query.arrival_s >= state.changed_s:  # those before may have begun under another point
             state.evidence.add_latency(now - query.arrival_s)
         if query.offloaded:
             state.evidence.add_offloaded(query, now - query.started_s)
@@ -223,12 +237,14 @@ class Controller:
     def settle(self, question: Question, answer: Forecast, now: float) -> Decision | None:
         """Change to the point that the model of the machine likes best, if it promises enough.
 
-        Nothing changes when the model was pinned, removed or moved to another point since the question was asked.
+        Nothing changes when the model was pinned, removed, moved or retuned, or its accelerator came or went, since
+        the question was asked.
         """
         state = self._models.get(question.model)
         points, capacity = question.points, answer.capacity_qps
-        if state is None or state.pinned is not None or state.plan.point != points[0]:
+        if state is None or state.asked is not question:
             return None
+        state.asked = None
         point, fit = points[0], state.evidence.cpu.fit
         if capacity.max() > (1 + self.tuning.gain) * capacity[0]:
             # Of points that promise nearly the same the nearest to the present one: no wandering on a plateau.
@@ -251,8 +267,13 @@ class Controller:
         return self._change(model, exploring, now, "explores: too little is known")
 
     def _informed(self, state: _Model) -> bool:
-        """Whether there is any traffic to plan for, and anything known of what batches take."""
-        return state.evidence.mix.weight >= self.tuning.min_queries and state.evidence.cpu.weight >= 1
+        """Whether there is traffic to plan for, and anything known of what batches take."""
+        evidence = state.evidence
+        return (
+            evidence.window_qps > 0
+            and evidence.mix.weight >= self.tuning.min_queries
+            and evidence.cpu.weight >= 1
+        )
 
     def _plans_now(self, state: _Model, now: float) -> bool:
         t, evidence = self.tuning, state.evidence
@@ -303,13 +324,10 @@ class Controller:
         """
         point, evidence = state.plan.point, state.evidence
         sizes, share = evidence.mix.law()
-        if (
-            evidence.cpu.buckets < 3
-            and not state.plan.whole
-            and point.batch_size < min(sizes[-1], LADDER[-1])
-        ):
+        most = min(LADDER[-1], state.plan.largest_batch)
+        if evidence.cpu.buckets < 3 and not state.plan.whole and point.batch_size < min(sizes[-1], most):
             growth = self.tuning.growth if evidence.late(state.plan.sla_s) else 2
-            return replace(point, batch_size=min(int(growth * point.batch_size), LADDER[-1]))
+            return replace(point, batch_size=min(int(growth * point.batch_size), most))
         if (
             state.accelerator
             and point.offload_from is None
@@ -325,12 +343,19 @@ class Controller:
     def _question(self, model: str, state: _Model, now: float) -> Question:
         """Ask what the present point, which comes first, and those within bounds would bear."""
         evidence, point = state.evidence, state.plan.point
-        elsewhere = sum(s.evidence.busy_cores for s in self._models.values()) - evidence.busy_cores
         machine = evidence.machine(
-            self._cores, self._slots, accelerator=state.accelerator, elsewhere=elsewhere
+            self._cores, self._slots, accelerator=state.accelerator, elsewhere=self._elsewhere(state)
         )
         points = (point, *(p for p in self._candidates(state, now) if p != point))
-        return Question(model, machine, Sla(evidence.percentile, state.plan.sla_s), points, evidence.mix.qps)
+        sla = Sla(evidence.percentile, state.plan.sla_s)
+        state.asked = Question(model, machine, sla, points, evidence.mix.qps)
+        return state.asked
+
+    def _elsewhere(self, state: _Model) -> float:
+        """Return how many cores the other models keep busy; no more than the batcher lets them have of this one's."""
+        others = [s.evidence for s in self._models.values() if s is not state and s.evidence.window_qps > 0]
+        fair = self._cores * len(others) / (len(others) + 1)
+        return min(sum(evidence.busy_cores for evidence in others), fair)
 
     def _candidates(self, state: _Model, now: float) -> list[OperatingPoint]:
         """Return the points within bounds: not beyond what is known by more than the growth, none shunned."""
@@ -365,6 +390,7 @@ class Controller:
             smallest_cut=min(fit.smallest_cut, point.batch_size),
         )
         if point != old:
+            state.asked = None
             state.previous, state.changed_s, state.changed_qps = old, now, max(evidence.mix.qps, 1e-9)
             state.predicted_s = predicted_s
             state.before = (evidence.tail_s, evidence.scored_rate)

@@ -24,11 +24,11 @@ MOST_SIGMA = 1.0
 class Evidence:
     """One model's evidence; what was noted fades as windows end.
 
-    ``prior``: seconds of a batch as they were timed before the first query; None when nothing was.
+    ``prior``: seconds of a batch as they were timed before the first query; 0 and 0 when nothing was.
     ``percentile``: of the target.
     """
 
-    def __init__(self, prior: LinearFit | None, percentile: float) -> None:
+    def __init__(self, prior: LinearFit, percentile: float) -> None:
         self.percentile = percentile
         self.cpu = Seconds(prior)
         self.device = Seconds()
@@ -42,11 +42,11 @@ class Evidence:
         self.tail_s = math.nan
         """Seconds at the target's percentile in the last window; NaN when too few queries say so."""
         self.busy_cores = 0.0
-        """How many cores the model kept busy in the last window."""
+        """How many cores the model keeps busy, a fading mean."""
         self._latencies_s: list[float] = []
         self._scored = self._arrived = 0
-        self._busy_s = 0.0
-        if prior is not None and prior.per_candidate_s > 0:
+        self._busy_s = self._span_s = 0.0
+        if prior.per_candidate_s > 0:
             for n in BELIEVED:
                 self.cpu.add(n, prior.run_s(n))
 
@@ -76,7 +76,9 @@ class Evidence:
         self.window_qps = self.mix.arrived / span_s
         self.scored_rate, self._scored = self._scored / span_s, 0
         self.arriving_rate, self._arrived = self._arrived / span_s, 0
-        self.busy_cores, self._busy_s = self._busy_s / span_s, 0.0
+        self._span_s += span_s
+        self.busy_cores = self._busy_s / self._span_s
+        self._busy_s, self._span_s = self._busy_s * keep, self._span_s * keep
         self.tail_s = math.nan
         if len(latencies_s) >= min_queries:
             self.tail_s = percentile(np.array(latencies_s), self.percentile)

@@ -23,7 +23,7 @@ F64Array = NDArray[np.float64]
 
 _Z95 = 1.645
 _MOST_ELSEWHERE = 0.9
-"""Other models are never taken to hold more of the cores than this share: each has a fair part of them."""
+"""Other models are never taken to hold more of the cores than this share: some rate is always borne."""
 
 
 @dataclass(frozen=True)

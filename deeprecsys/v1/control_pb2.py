@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65\x65precsys/v1/control.proto\x12\rdeeprecsys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\":\n\x0eOperatingPoint\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x14\n\x0coffload_from\x18\x02 \x01(\x05\"\xe7\x01\n\x0eModelOperation\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x05point\x18\x03 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12\x16\n\x0esla_percentile\x18\x05 \x01(\x01\x12\x13\n\x0bsla_seconds\x18\x06 \x01(\x01\x12\x13\n\x0b\x61rrival_qps\x18\x07 \x01(\x01\x12\x1a\n\x12waiting_candidates\x18\x08 \x01(\x03\x12\x19\n\x11seen_tail_seconds\x18\t \x01(\x01\"\x83\x02\n\x08\x44\x65\x63ision\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x30\n\told_point\x18\x04 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\x12\x30\n\tnew_point\x18\x05 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x1e\n\x16predicted_tail_seconds\x18\x07 \x01(\x01\x12\x19\n\x11seen_tail_seconds\x18\x08 \x01(\x01\"+\n\x1aListOperatingPointsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bListOperatingPointsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"h\n\x18PinOperatingPointRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x05point\x18\x03 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\"I\n\x19PinOperatingPointResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"<\n\x1aUnpinOperatingPointRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"K\n\x1bUnpinOperatingPointResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"/\n\rRetuneRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\">\n\x0eRetuneResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"&\n\x15WatchDecisionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"C\n\x16WatchDecisionsResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.deeprecsys.v1.Decision2\xfc\x03\n\x0e\x43ontrolService\x12l\n\x13ListOperatingPoints\x12).deeprecsys.v1.ListOperatingPointsRequest\x1a*.deeprecsys.v1.ListOperatingPointsResponse\x12\x66\n\x11PinOperatingPoint\x12\'.deeprecsys.v1.PinOperatingPointRequest\x1a(.deeprecsys.v1.PinOperatingPointResponse\x12l\n\x13UnpinOperatingPoint\x12).deeprecsys.v1.UnpinOperatingPointRequest\x1a*.deeprecsys.v1.UnpinOperatingPointResponse\x12\x45\n\x06Retune\x12\x1c.deeprecsys.v1.RetuneRequest\x1a\x1d.deeprecsys.v1.RetuneResponse\x12_\n\x0eWatchDecisions\x12$.deeprecsys.v1.WatchDecisionsRequest\x1a%.deeprecsys.v1.WatchDecisionsResponse0\x01\x42w\n\x11org.deeprecsys.v1B\x0c\x43ontrolProtoP\x01ZBgithub.com/deeprecsys/deeprecsys/gen/go/deeprecsys/v1;deeprecsysv1\xaa\x02\rDeepRecSys.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65\x65precsys/v1/control.proto\x12\rdeeprecsys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\":\n\x0eOperatingPoint\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x14\n\x0coffload_from\x18\x02 \x01(\x05\"\x99\x02\n\x0eModelOperation\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x05point\x18\x03 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12\x16\n\x0esla_percentile\x18\x05 \x01(\x01\x12\x13\n\x0bsla_seconds\x18\x06 \x01(\x01\x12\x13\n\x0b\x61rrival_qps\x18\x07 \x01(\x01\x12\x1a\n\x12waiting_candidates\x18\x08 \x01(\x03\x12\x19\n\x11seen_tail_seconds\x18\t \x01(\x01\x12\x30\n\x0c\x61\x63\x63\x65lerators\x18\n \x03(\x0b\x32\x1a.deeprecsys.v1.Accelerator\">\n\x0b\x41\x63\x63\x65lerator\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x83\x02\n\x08\x44\x65\x63ision\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x30\n\told_point\x18\x04 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\x12\x30\n\tnew_point\x18\x05 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x1e\n\x16predicted_tail_seconds\x18\x07 \x01(\x01\x12\x19\n\x11seen_tail_seconds\x18\x08 \x01(\x01\"+\n\x1aListOperatingPointsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"L\n\x1bListOperatingPointsResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"h\n\x18PinOperatingPointRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12,\n\x05point\x18\x03 \x01(\x0b\x32\x1d.deeprecsys.v1.OperatingPoint\"I\n\x19PinOperatingPointResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"<\n\x1aUnpinOperatingPointRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"K\n\x1bUnpinOperatingPointResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"/\n\rRetuneRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\">\n\x0eRetuneResponse\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.deeprecsys.v1.ModelOperation\"&\n\x15WatchDecisionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"C\n\x16WatchDecisionsResponse\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x17.deeprecsys.v1.Decision2\xfc\x03\n\x0e\x43ontrolService\x12l\n\x13ListOperatingPoints\x12).deeprecsys.v1.ListOperatingPointsRequest\x1a*.deeprecsys.v1.ListOperatingPointsResponse\x12\x66\n\x11PinOperatingPoint\x12\'.deeprecsys.v1.PinOperatingPointRequest\x1a(.deeprecsys.v1.PinOperatingPointResponse\x12l\n\x13UnpinOperatingPoint\x12).deeprecsys.v1.UnpinOperatingPointRequest\x1a*.deeprecsys.v1.UnpinOperatingPointResponse\x12\x45\n\x06Retune\x12\x1c.deeprecsys.v1.RetuneRequest\x1a\x1d.deeprecsys.v1.RetuneResponse\x12_\n\x0eWatchDecisions\x12$.deeprecsys.v1.WatchDecisionsRequest\x1a%.deeprecsys.v1.WatchDecisionsResponse0\x01\x42w\n\x11org.deeprecsys.v1B\x0c\x43ontrolProtoP\x01ZBgithub.com/deeprecsys/deeprecsys/gen/go/deeprecsys/v1;deeprecsysv1\xaa\x02\rDeepRecSys.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,29 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPERATINGPOINT']._serialized_start=79
   _globals['_OPERATINGPOINT']._serialized_end=137
   _globals['_MODELOPERATION']._serialized_start=140
-  _globals['_MODELOPERATION']._serialized_end=371
-  _globals['_DECISION']._serialized_start=374
-  _globals['_DECISION']._serialized_end=633
-  _globals['_LISTOPERATINGPOINTSREQUEST']._serialized_start=635
-  _globals['_LISTOPERATINGPOINTSREQUEST']._serialized_end=678
-  _globals['_LISTOPERATINGPOINTSRESPONSE']._serialized_start=680
-  _globals['_LISTOPERATINGPOINTSRESPONSE']._serialized_end=756
-  _globals['_PINOPERATINGPOINTREQUEST']._serialized_start=758
-  _globals['_PINOPERATINGPOINTREQUEST']._serialized_end=862
-  _globals['_PINOPERATINGPOINTRESPONSE']._serialized_start=864
-  _globals['_PINOPERATINGPOINTRESPONSE']._serialized_end=937
-  _globals['_UNPINOPERATINGPOINTREQUEST']._serialized_start=939
-  _globals['_UNPINOPERATINGPOINTREQUEST']._serialized_end=999
-  _globals['_UNPINOPERATINGPOINTRESPONSE']._serialized_start=1001
-  _globals['_UNPINOPERATINGPOINTRESPONSE']._serialized_end=1076
-  _globals['_RETUNEREQUEST']._serialized_start=1078
-  _globals['_RETUNEREQUEST']._serialized_end=1125
-  _globals['_RETUNERESPONSE']._serialized_start=1127
-  _globals['_RETUNERESPONSE']._serialized_end=1189
-  _globals['_WATCHDECISIONSREQUEST']._serialized_start=1191
-  _globals['_WATCHDECISIONSREQUEST']._serialized_end=1229
-  _globals['_WATCHDECISIONSRESPONSE']._serialized_start=1231
-  _globals['_WATCHDECISIONSRESPONSE']._serialized_end=1298
-  _globals['_CONTROLSERVICE']._serialized_start=1301
-  _globals['_CONTROLSERVICE']._serialized_end=1809
+  _globals['_MODELOPERATION']._serialized_end=421
+  _globals['_ACCELERATOR']._serialized_start=423
+  _globals['_ACCELERATOR']._serialized_end=485
+  _globals['_DECISION']._serialized_start=488
+  _globals['_DECISION']._serialized_end=747
+  _globals['_LISTOPERATINGPOINTSREQUEST']._serialized_start=749
+  _globals['_LISTOPERATINGPOINTSREQUEST']._serialized_end=792
+  _globals['_LISTOPERATINGPOINTSRESPONSE']._serialized_start=794
+  _globals['_LISTOPERATINGPOINTSRESPONSE']._serialized_end=870
+  _globals['_PINOPERATINGPOINTREQUEST']._serialized_start=872
+  _globals['_PINOPERATINGPOINTREQUEST']._serialized_end=976
+  _globals['_PINOPERATINGPOINTRESPONSE']._serialized_start=978
+  _globals['_PINOPERATINGPOINTRESPONSE']._serialized_end=1051
+  _globals['_UNPINOPERATINGPOINTREQUEST']._serialized_start=1053
+  _globals['_UNPINOPERATINGPOINTREQUEST']._serialized_end=1113
+  _globals['_UNPINOPERATINGPOINTRESPONSE']._serialized_start=1115
+  _globals['_UNPINOPERATINGPOINTRESPONSE']._serialized_end=1190
+  _globals['_RETUNEREQUEST']._serialized_start=1192
+  _globals['_RETUNEREQUEST']._serialized_end=1239
+  _globals['_RETUNERESPONSE']._serialized_start=1241
+  _globals['_RETUNERESPONSE']._serialized_end=1303
+  _globals['_WATCHDECISIONSREQUEST']._serialized_start=1305
+  _globals['_WATCHDECISIONSREQUEST']._serialized_end=1343
+  _globals['_WATCHDECISIONSRESPONSE']._serialized_start=1345
+  _globals['_WATCHDECISIONSRESPONSE']._serialized_end=1412
+  _globals['_CONTROLSERVICE']._serialized_start=1415
+  _globals['_CONTROLSERVICE']._serialized_end=1923
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,7 @@ class ModelOperation(_message.Message):
     ARRIVAL_QPS_FIELD_NUMBER: _builtins.int
     WAITING_CANDIDATES_FIELD_NUMBER: _builtins.int
     SEEN_TAIL_SECONDS_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     version: _builtins.str
@@ -80,6 +81,10 @@ class ModelOperation(_message.Message):
     def point(self) -> Global___OperatingPoint:
         """What holds for the next query."""
 
+    @_builtins.property
+    def accelerators(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accelerator]:
+        """Where each configured accelerator endpoint stands for this model."""
+
     def __init__(
         self,
         *,
@@ -92,14 +97,45 @@ class ModelOperation(_message.Message):
         arrival_qps: _builtins.float = ...,
         waiting_candidates: _builtins.int = ...,
         seen_tail_seconds: _builtins.float = ...,
+        accelerators: _abc.Iterable[Global___Accelerator] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["point", b"point"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_qps", b"arrival_qps", "model", b"model", "pinned", b"pinned", "point", b"point", "seen_tail_seconds", b"seen_tail_seconds", "sla_percentile", b"sla_percentile", "sla_seconds", b"sla_seconds", "version", b"version", "waiting_candidates", b"waiting_candidates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "arrival_qps", b"arrival_qps", "model", b"model", "pinned", b"pinned", "point", b"point", "seen_tail_seconds", b"seen_tail_seconds", "sla_percentile", b"sla_percentile", "sla_seconds", b"sla_seconds", "version", b"version", "waiting_candidates", b"waiting_candidates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelOperation: _TypeAlias = ModelOperation  # noqa: Y015
+
+@_typing.final
+class Accelerator(_message.Message):
+    """Where one accelerator endpoint stands for one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """host:port."""
+    ready: _builtins.bool
+    """Whether queries are offloaded there."""
+    reason: _builtins.str
+    """Why none is: it is away, or what differs there from the model served here; empty when they are."""
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        ready: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "ready", b"ready", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accelerator: _TypeAlias = Accelerator  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import grpc
 import typer
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from deeprecsys.status import to_error
@@ -66,6 +68,7 @@ def _models(found: control_pb2.ListOperatingPointsResponse) -> Table:
         "model",
         "batch",
         "offload from",
+        "accelerator",
         "pinned",
         "queries/s",
         "waiting",
@@ -80,6 +83,7 @@ def _models(found: control_pb2.ListOperatingPointsResponse) -> Table:
             f"{m.model}/{m.version}",
             str(m.point.batch_size),
             str(m.point.offload_from) if m.point.offload_from else "never",
+            _accelerators(m.accelerators),
             "yes" if m.pinned else "",
             f"{m.arrival_qps:.1f}",
             str(m.waiting_candidates),
@@ -87,6 +91,14 @@ def _models(found: control_pb2.ListOperatingPointsResponse) -> Table:
             f"[red]{seen}[/red]" if late else seen,
         )
     return table
+
+
+def _accelerators(found: Sequence[control_pb2.Accelerator]) -> str:
+    """Return how many endpoints are used for a model, and why others are not."""
+    if not found:
+        return "-"
+    away = [f"{a.endpoint}: {a.reason}" for a in found if not a.ready]
+    return "\n".join([f"{len(found) - len(away)} of {len(found)} ready", *map(escape, away)])
 
 
 def _decisions(decisions: deque[control_pb2.Decision]) -> Table:

@@ -54,7 +54,7 @@ def run_load(settings: LoadSettings, on_progress: OnProgress | None = None) -> L
         async with open_session(settings) as session:
             return await session.run(on_progress=on_progress)
 
-    with before_others(), asyncio.Runner(loop_factory=precise_loop) as runner:
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
         return runner.run(once())
 
 
@@ -75,7 +75,7 @@ def find_max(
     if len(settings.models) != 1 or settings.concurrency is not None:
         raise InvalidSettingError("the search for the highest rate takes one model, in open loop")
     runs: dict[float, LoadResult] = {}
-    with before_others(), asyncio.Runner(loop_factory=precise_loop) as runner:
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
         opened = open_session(settings, pool_queries=SEARCH_POOL_QUERIES)
         session = runner.run(opened.__aenter__())
         sla = session.lanes[0].sla
@@ -238,7 +238,7 @@ class LoadSession:
         qps = self.settings.qps if qps is None else qps
         traffic = self._traffic(qps)
         stop = asyncio.Event()
-        with _set_on_interrupt(stop):
+        with _set_on_interrupt(stop), before_others():
             trace = await self._drive(traffic.plan, stop, on_progress)
         self.stopped = stop.is_set()
         return self._result(qps, traffic, trace)

@@ -20,7 +20,6 @@ from deeprecsys.v1 import control_pb2, control_pb2_grpc
 from scheduler.measure import Measure, Measurement
 from scheduler.plan import OperatingPoint
 from scheduler.tune import Tried, Tuned, exhaustive, hill_climb
-from services.loadgen.precedence import before_others
 from services.loadgen.run import open_session, precise_loop
 from services.loadgen.settings import LoadSettings
 
@@ -111,7 +110,6 @@ def _live_measure(settings: LoadSettings) -> Iterator[tuple[Measure, Any, Callab
     """Yield a Measure of the running service, its target, and what pins a point."""
     share = settings.models[0]
     with (
-        before_others(),
         asyncio.Runner(loop_factory=precise_loop) as runner,
         grpc.insecure_channel(settings.target) as channel,
     ):

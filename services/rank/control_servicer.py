@@ -14,6 +14,7 @@ from scheduler.plan import OperatingPoint
 from services.rank.answering import Context, abort_on_error, answer
 from services.rank.catalogue import Catalogue
 from services.rank.model import ModelSpec
+from services.rank.offloading import Offloader
 from services.rank.steering import DatedDecision, Steering
 
 
@@ -21,12 +22,18 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """Answers ControlService from the steering of this server."""
 
     def __init__(
-        self, catalogue: Catalogue, steering: Steering, controller: Controller, batcher: Batcher
+        self,
+        catalogue: Catalogue,
+        steering: Steering,
+        controller: Controller,
+        batcher: Batcher,
+        offloader: Offloader | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._steering = steering
         self._controller = controller
         self._batcher = batcher
+        self._offloader = offloader
 
     async def ListOperatingPoints(  # noqa: N802
         self, request: control_pb2.ListOperatingPointsRequest, context: Context
@@ -81,7 +88,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.PinOperatingPointRequest, _: Context
     ) -> control_pb2.PinOperatingPointResponse:
         spec = self._spec(request)
-        self._steering.pin(spec, _point(request.point, spec))
+        self._steering.pin(spec, _point(request.point, spec, may_offload=self._offloader is not None))
         return control_pb2.PinOperatingPointResponse(model=self._operation(spec))
 
     async def _unpin(
@@ -111,21 +118,26 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             arrival_qps=seen.qps,
             waiting_candidates=self._batcher.waiting(spec.key),
             seen_tail_seconds=_or_zero(seen.tail_s),
+            accelerators=self._accelerators(spec),
         )
 
+    def _accelerators(self, spec: ModelSpec) -> list[control_pb2.Accelerator]:
+        states = [] if self._offloader is None else self._offloader.states(spec.key)
+        return [control_pb2.Accelerator(endpoint=s.endpoint, ready=s.ready, reason=s.reason) for s in states]
 
-def _point(message: control_pb2.OperatingPoint, spec: ModelSpec) -> OperatingPoint:
+
+def _point(message: control_pb2.OperatingPoint, spec: ModelSpec, *, may_offload: bool) -> OperatingPoint:
     """Return the point that a caller asks for; InvalidQueryError for one that cannot be run."""
     violations = []
     if not 1 <= message.batch_size <= spec.largest_batch:
         rule = f"must be from 1 to {spec.largest_batch}; it is {message.batch_size}"
         violations.append(FieldViolation("point.batch_size", rule))
-    if message.offload_from != 0:
-        rule = "must be 0: no accelerator is configured"
-        violations.append(FieldViolation("point.offload_from", rule))
+    if message.offload_from < 0 or (message.offload_from and not may_offload):
+        rule = "must be 0 for none, or more" if may_offload else "must be 0: no accelerator is configured"
+        violations.append(FieldViolation("point.offload_from", f"{rule}; it is {message.offload_from}"))
     if violations:
         raise InvalidQueryError(violations)
-    return OperatingPoint(message.batch_size)
+    return OperatingPoint(message.batch_size, message.offload_from or None)
 
 
 def _message(point: OperatingPoint) -> control_pb2.OperatingPoint:

@@ -11,16 +11,19 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from deeprecsys.errors import DeadlineExceededError, InternalError, OverloadedError, RankError
 from deeprecsys.tensors import Array
+from scheduler.attempt import attempt_s, is_hopeless
 from scheduler.batching import Batcher
-from scheduler.query import Batch, Complete, Drop, DropReason, Instruction, Query, Run
+from scheduler.query import Batch, Complete, Drop, DropReason, Instruction, Offload, Query, Run
 from services.rank.catalogue import ServedModel
 from services.rank.engine import EngineError
+from services.rank.offloading import Attempt, Offloaded, Offloader, Part
 from services.rank.query_decoder import DecodedQuery
 from services.rank.workers import Outcome, Work, Workers
 
@@ -46,7 +49,15 @@ class _Pending:
     model: ServedModel
     outputs: tuple[str, ...]
     answer: asyncio.Future[Scored]
-    parts: list[tuple[int, list[Array]]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    attempt: Attempt | None = None  # while the accelerator has it
+
+
+class _Running(NamedTuple):
+    """What a worker runs, and the outputs that it returns: all that any query of the batch asked for."""
+
+    batch: Batch
+    outputs: tuple[str, ...]
 
 
 class Observer(Protocol):
@@ -69,10 +80,14 @@ _DROPS: dict[DropReason, Callable[[], RankError]] = {
 }
 
 
+MIN_RETRY_S = 0.1
+
+
 class Dispatcher:
     """Owns the Batcher, the workers and the queries in flight. Make and use it on the loop thread.
 
     ``max_queries``: more at once are refused. ``observers`` are told of every arrival, batch and answer.
+    ``offloader`` takes the queries that the Batcher offloads; without one the CPU takes them.
     """
 
     def __init__(
@@ -81,12 +96,14 @@ class Dispatcher:
         workers: int,
         max_queries: int = 1024,
         observers: Sequence[Observer] = (),
+        offloader: Offloader | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._batcher = batcher
         self._workers = Workers(workers, self._loop, self._on_outcome)
-        self._running: list[Run | None] = [None] * workers
+        self._running: list[_Running | None] = [None] * workers
         self._observers = tuple(observers)
+        self._offloader = offloader
         self._max_queries = max_queries
         self._in_flight = 0
         self._reported_s: dict[str, float] = {}
@@ -101,8 +118,9 @@ class Dispatcher:
     async def score(self, model: ServedModel, decoded: DecodedQuery, time_left_s: float | None) -> Scored:
         """Score every candidate of a query.
 
-        Raises OverloadedError when the model's queue or the server is full, DeadlineExceededError when
-        ``time_left_s`` passes while the query waits, InternalError when the model fails. Cancelling gives the query up.
+        Raises OverloadedError when the model's queue or the server is full, or when the accelerator does not answer
+        and the CPU cannot in time; DeadlineExceededError when ``time_left_s`` passes while the query waits,
+        InternalError when the model fails. Cancelling gives the query up.
         """
         if self._in_flight >= self._max_queries:
             raise OverloadedError(
@@ -122,6 +140,8 @@ class Dispatcher:
             return await pending.answer
         finally:
             self._batcher.cancel(query)  # no effect on a query that has ended
+            if pending.attempt is not None:
+                pending.attempt.cancel()
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
@@ -140,8 +160,10 @@ class Dispatcher:
                 self._start(instruction)
             elif isinstance(instruction, Complete):
                 self._complete(instruction.query)
+            elif isinstance(instruction, Offload):
+                self._offload(instruction.query)
             elif isinstance(instruction, Drop):
-                _refuse(instruction)
+                _refuse(instruction.query.payload, _DROPS[instruction.reason]())
 
     def _start(self, run: Run) -> None:
         slices = run.batch.slices
@@ -150,24 +172,62 @@ class Dispatcher:
         if len(slices) > 1:
             outputs = tuple(dict.fromkeys(name for part in slices for name in part.query.payload.outputs))
         rows = [(part.query.payload.decoded.inputs, part.start, part.stop) for part in slices]
-        self._running[run.worker] = run
+        self._running[run.worker] = _Running(run.batch, outputs)
         self._workers.submit(
             run.worker, Work(first.model.engine, first.model.spec.inputs, rows, run.batch.size, outputs)
         )
 
     def _on_outcome(self, worker: int, outcome: Outcome) -> None:
-        run = self._running[worker]
-        assert run is not None
+        running = self._running[worker]
+        assert running is not None
         self._running[worker] = None
         now = self._loop.time()
         if outcome.fault is not None:
-            self._report(run.batch, outcome.fault)
+            self._report(running.batch, outcome.fault)
             self._obey(self._batcher.fail(worker, now))
             return
-        _hand_out(run.batch, outcome)
+        _hand_out(running, outcome.outputs)
         self._obey(self._batcher.finish(worker, now))
         for observer in self._observers:
-            observer.observe_batch(run.batch, now - run.batch.started_s)
+            observer.observe_batch(running.batch, now - running.batch.started_s)
+
+    def _offload(self, query: Query) -> None:
+        """Send a query to the accelerator if that leaves the CPU the time to answer should the accelerator not."""
+        pending: _Pending = query.payload
+        now = self._loop.time()
+        limit_s = attempt_s(query, self._batcher.cpu_seconds(query, now), now)
+        if self._offloader is None or limit_s <= 0:
+            self._obey(self._batcher.offload_failed(query, now))
+            return
+        inputs, done = pending.decoded.inputs, partial(self._on_offloaded, query)
+        pending.attempt = self._offloader.begin(
+            pending.model.spec, inputs, query.size, pending.outputs, limit_s, done
+        )
+        if pending.attempt is None:
+            self._fall_back(query)
+
+    def _on_offloaded(self, query: Query, outcome: Offloaded) -> None:
+        pending: _Pending = query.payload
+        pending.attempt = None
+        if outcome.fault is not None:
+            self._fall_back(query)
+            return
+        pending.parts = outcome.parts
+        self._obey(self._batcher.offload_finished(query))
+
+    def _fall_back(self, query: Query) -> None:
+        """Give the CPU a query that no accelerator answered, or refuse it at once when the CPU would be too late."""
+        now = self._loop.time()
+        cpu_s = self._batcher.cpu_seconds(query, now)
+        if not is_hopeless(query, cpu_s, now):
+            self._obey(self._batcher.offload_failed(query, now))
+            return
+        self._batcher.cancel(query)
+        refusal = OverloadedError(
+            "the accelerator gives no answer, and the CPU is too busy to answer in time",
+            retry_after_s=max(MIN_RETRY_S, cpu_s),
+        )
+        _refuse(query.payload, refusal)
 
     def _complete(self, query: Query) -> None:
         now = self._loop.time()
@@ -186,19 +246,16 @@ class Dispatcher:
         _log.error("inference failed", exc_info=fault, extra=extra)
 
 
-def _hand_out(batch: Batch, outcome: Outcome) -> None:
+def _hand_out(running: _Running, outputs: Sequence[Array]) -> None:
     """Give each query of the batch its rows of the outputs that it asked for."""
     row = 0
-    names: tuple[str, ...] | None = None
-    for query, start, stop in batch.slices:
+    for query, start, stop in running.batch.slices:
         pending: _Pending = query.payload
         end = row + stop - start
-        if names is None and len(batch.slices) > 1:
-            names = tuple(dict.fromkeys(name for part in batch.slices for name in part.query.payload.outputs))
         asked = (
-            outcome.outputs
-            if names is None or names == pending.outputs
-            else [outcome.outputs[names.index(name)] for name in pending.outputs]
+            outputs
+            if pending.outputs == running.outputs
+            else [outputs[running.outputs.index(name)] for name in pending.outputs]
         )
         pending.parts.append((start, [array[row:end] for array in asked]))
         row = end
@@ -212,12 +269,11 @@ def _answer(query: Query, now: float) -> None:
     outputs = parts[0][1]
     if len(parts) > 1:
         outputs = [np.concatenate(arrays) for arrays in zip(*(part[1] for part in parts), strict=True)]
-    pending.answer.set_result(
-        Scored(outputs, "cpu", query.batches, query.started_s - query.arrival_s, now - query.started_s)
-    )
+    backend, batches = ("triton", len(parts)) if query.offloaded else ("cpu", query.batches)
+    queue_s, compute_s = query.started_s - query.arrival_s, now - query.started_s
+    pending.answer.set_result(Scored(outputs, backend, batches, queue_s, compute_s))
 
 
-def _refuse(drop: Drop) -> None:
-    pending: _Pending = drop.query.payload
+def _refuse(pending: _Pending, error: RankError) -> None:
     if not pending.answer.done():
-        pending.answer.set_exception(_DROPS[drop.reason]())
+        pending.answer.set_exception(error)

@@ -1,28 +1,24 @@
-"""Planning beside serving: a process of the lowest priority answers the controller's questions.
-
-It reads questions on standard input and writes answers on standard output, so it ends with its parent however that
-ends. What it knows is ``scheduler/planner.py``, nothing else.
-"""
+"""Planning beside serving: a process of the lowest priority answers the controller's questions."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
-import signal
-import struct
 import sys
 from contextlib import suppress
 
-from scheduler.planner import Forecast, Question, forecast
+from scheduler.planner import Forecast, Question
+from services.rank import planner_process
+from services.rank.planner_process import LENGTH
 
-_LENGTH = struct.Struct("<I")
-_NICEST = 19
+ANSWER_S = 10.0
+"""An answer takes milliseconds; a process that takes longer than this is stuck, or starved by what it serves."""
+
 CLOSE_S = 2.0
 
 
 class PlanningLostError(Exception):
-    """The planning process has ended; the next question starts another."""
+    """The planning process has ended or does not answer; the next question starts another."""
 
 
 class Planning:
@@ -30,30 +26,26 @@ class Planning:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._spoilt = False  # half an answer may be on its way
 
     async def answer(self, question: Question) -> Forecast:
-        """Return the forecast; PlanningLostError when the process ends before it answers."""
+        """Return the forecast; PlanningLostError when the process ends, or takes longer than ANSWER_S."""
         process = await self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        data = pickle.dumps(question)
         try:
-            process.stdin.write(_LENGTH.pack(len(data)) + data)
-            await process.stdin.drain()
-            (length,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
-            answered: Forecast = pickle.loads(await process.stdout.readexactly(length))  # noqa: S301 - our own child
-        except (OSError, asyncio.IncompleteReadError) as error:
+            async with asyncio.timeout(ANSWER_S):
+                return await _exchange(process, question)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            _kill(process)
             await self.close()
-            raise PlanningLostError("the planning process ended") from error
+            raise PlanningLostError(f"the planning process was lost: {type(error).__name__}") from error
         except asyncio.CancelledError:
-            # Half an answer may be on its way: whoever asks next begins with a process of its own.
-            self._kill()
+            self._spoilt = True
+            _kill(process)
             raise
-        return answered
 
     async def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
+        process, self._process, self._spoilt = self._process, None, False
         if process is None:
             return
         assert process.stdin is not None
@@ -62,22 +54,18 @@ class Planning:
             async with asyncio.timeout(CLOSE_S):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            _kill(process)
             await process.wait()
 
-    def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
-
     async def _running(self) -> asyncio.subprocess.Process:
+        if self._spoilt:
+            await self.close()
         if self._process is None:
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    __name__,
+                    planner_process.__name__,
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                 )
@@ -86,19 +74,17 @@ class Planning:
         return self._process
 
 
-def main() -> None:
-    """Answer questions until the parent closes the pipe."""
-    # Ctrl-C goes to the whole group; the parent drains first and then closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICEST)
-    questions, answers = sys.stdin.buffer, sys.stdout.buffer
-    while len(head := questions.read(_LENGTH.size)) == _LENGTH.size:
-        question: Question = pickle.loads(questions.read(_LENGTH.unpack(head)[0]))  # noqa: S301 - our own parent
-        data = pickle.dumps(forecast(question))
-        with suppress(BrokenPipeError):
-            answers.write(_LENGTH.pack(len(data)) + data)
-            answers.flush()
+async def _exchange(process: asyncio.subprocess.Process, question: Question) -> Forecast:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    data = pickle.dumps(question)
+    process.stdin.write(LENGTH.pack(len(data)) + data)
+    await process.stdin.drain()
+    (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+    answered: Forecast = pickle.loads(await process.stdout.readexactly(length))  # noqa: S301 - our own child's
+    return answered
 
 
-if __name__ == "__main__":
-    main()
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()

@@ -24,6 +24,7 @@ from services.rank.control_servicer import ControlServicer
 from services.rank.dispatcher import Dispatcher, Observer
 from services.rank.learnt_points import LearntPoints
 from services.rank.loading import load_all
+from services.rank.offloading import Bounds, Offloader
 from services.rank.repository import model_directories
 from services.rank.servicer import RankServicer
 from services.rank.settings import ServeSettings
@@ -57,21 +58,26 @@ async def serve(
     controller = Controller(workers)
     learnt = LearntPoints(settings.state_dir)
     steering = Steering(controller, batcher, learnt)
-    dispatcher = Dispatcher(batcher, workers, settings.max_queries, [controller, *observers])
+    offloader = _offloader(settings, steering)
+    dispatcher = Dispatcher(batcher, workers, settings.max_queries, [controller, *observers], offloader)
 
     def add(model: ServedModel, timed: Plan) -> Plan:
         start = starting_point(settings, model.spec, timed, learnt, workers)
         steering.add(model.spec, start.plan, start.plan.point if start.pinned else None)
+        if offloader is not None:
+            offloader.add(model.spec)
         return start.plan
 
     async with AsyncExitStack() as opened:
         opened.push_async_callback(dispatcher.close)
+        if offloader is not None:
+            opened.push_async_callback(offloader.close)
         opened.push_async_callback(steering.close)
         catalogue = Catalogue(_limits(settings))
         servicer = RankServicer(catalogue, dispatcher, settings.max_candidates)
         healths = health.aio.HealthServicer()
         await healths.set("", NOT_SERVING)
-        control = ControlServicer(catalogue, steering, controller, batcher)
+        control = ControlServicer(catalogue, steering, controller, batcher, offloader)
         server, address = _listen(settings, servicer, control, healths)
         await server.start()
         opened.push_async_callback(server.stop, 0)
@@ -84,10 +90,20 @@ async def serve(
         )
         if await _unless(stop, loading):
             await healths.set("", SERVING)
-            _log.info("serving", extra={"address": address, "workers": workers, "policy": settings.policy})
+            serving = {"address": address, "workers": workers, "policy": settings.policy}
+            serving["accelerator"] = ", ".join(settings.triton) or "none is configured: CPU only"
+            _log.info("serving", extra=serving)
             on_listening(address)
             await stop.wait()
         await _drain(server, servicer, dispatcher, healths, settings.drain_s)
+
+
+def _offloader(settings: ServeSettings, steering: Steering) -> Offloader | None:
+    """Return what offloads to the Triton servers of the settings; None when there are none."""
+    if not settings.triton:
+        return None
+    bounds = Bounds(settings.triton_queries, settings.triton_bytes)
+    return Offloader(settings.triton, steering.set_accelerator, bounds)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

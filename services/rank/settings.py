@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -19,6 +21,7 @@ from deeprecsys.client import DEFAULT_MAX_MESSAGE_BYTES
 from deeprecsys.errors import InvalidSettingError
 
 ENV_PREFIX = "DEEPRECSYS_"
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 
 
 class ServeSettings(BaseSettings):
@@ -36,6 +39,20 @@ class ServeSettings(BaseSettings):
     batch_size: int = Field(
         0, ge=0, description="hold every model at this batch size; 0 lets the policy choose"
     )
+    triton: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="host:port of a Triton server to offload large queries to; several share the load"
+    )
+    offload_from: int = Field(
+        0, ge=0, description="offload queries of at least so many candidates; 0 lets the policy choose"
+    )
+    triton_queries: int = Field(
+        128,
+        ge=1,
+        description="queries that may be on the way to one Triton server; beyond, the CPU takes them",
+    )
+    triton_bytes: int = Field(
+        256 << 20, ge=1, description="bytes of tensors that may be on the way to one Triton server"
+    )
     state_dir: Path | None = Field(None, description="directory where operating points outlive the process")
     max_candidates: int = Field(4096, ge=1, le=1 << 24, description="most candidates in one query")
     max_message_bytes: int = Field(
@@ -52,6 +69,34 @@ class ServeSettings(BaseSettings):
         30.0, ge=0, le=3600, description="seconds that queries in flight get after SIGTERM"
     )
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+
+    @field_validator("triton", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Take addresses separated by commas, as an environment variable gives them."""
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("triton")
+    @classmethod
+    def _check_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            found = _ADDRESS.fullmatch(address)
+            if found is None or not 1 <= int(found["port"]) <= 65535:
+                raise ValueError(f'"{address}" must be host:port, such as localhost:8001')
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("names an address twice")
+        return addresses
+
+    @field_validator("offload_from")
+    @classmethod
+    def _check_threshold(cls, offload_from: int, info: ValidationInfo) -> int:
+        if offload_from and info.data.get("triton") == ():
+            raise ValueError("needs an accelerator: name a Triton server with --triton")
+        return offload_from
 
     @classmethod
     def settings_customise_sources(
@@ -75,7 +120,7 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> ServeSettings:
     class _Settings(ServeSettings):
         model_config = SettingsConfigDict(toml_file=path)
 
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, [])}
     try:
         return _Settings(**given)
     except ValidationError as error:

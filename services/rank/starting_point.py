@@ -28,16 +28,22 @@ def starting_point(
 ) -> Start:
     """Return how a model begins.
 
-    A batch size in the settings is held. `static` holds the paper's baseline, `paper` holds what was tuned offline
-    and kept (else what warm-up found cheapest), `adaptive` begins there and is free.
+    A batch size or a threshold in the settings is held. `static` holds the paper's baseline, `paper` holds what was
+    tuned offline and kept (else what warm-up found cheapest), `adaptive` begins there and is free.
     """
+    point, held = timed.point, settings.policy != "adaptive"
     kept = learnt.find(spec)
-    if settings.batch_size:
-        return Start(_at(timed, OperatingPoint(settings.batch_size)), pinned=True)
     if settings.policy == "static":
-        return Start(_at(timed, static_point(LARGEST_QUERY, workers)), pinned=True)
-    plan = timed if kept is None else _at(timed, OperatingPoint(min(kept.batch_size, spec.largest_batch)))
-    return Start(plan, pinned=settings.policy == "paper")
+        point = static_point(LARGEST_QUERY, workers)
+    elif kept is not None:
+        # A free model learns anew whether to offload: the accelerator may be another one by now, or away.
+        offload_from = kept.offload_from if held and settings.triton else None
+        point = OperatingPoint(min(kept.batch_size, spec.largest_batch), offload_from)
+    if settings.batch_size:
+        point, held = OperatingPoint(settings.batch_size), True
+    if settings.offload_from:
+        point, held = OperatingPoint(point.batch_size, settings.offload_from), True
+    return Start(_at(timed, point), held)
 
 
 def _at(plan: Plan, point: OperatingPoint) -> Plan:

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.batching import Batcher
@@ -19,6 +18,9 @@ from services.rank.model import ModelSpec
 from services.rank.planning import Planning, PlanningLostError
 
 _log = logging.getLogger(__name__)
+
+ASK_AGAIN_S = 60.0
+"""After the planning process was lost nothing is asked for so long: what killed it may kill the next."""
 
 RECENT = 256
 """Decisions that are remembered, and that a slow watcher may be behind."""
@@ -36,13 +38,15 @@ class DatedDecision:
 class Steering:
     """Feeds the batcher with the controller's decisions, and tells watchers.
 
-    Everything happens on the loop thread but the planning, which a process of its own does. While it is at it the
-    next window's questions are left out: they would ask of the same.
+    Everything happens on the loop thread but the planning, which a process of its own does: one question after the
+    other, of each model the newest.
     """
 
     def __init__(self, controller: Controller, batcher: Batcher, learnt: LearntPoints) -> None:
         self._loop = asyncio.get_running_loop()
         self._planning = Planning()
+        self._questions: dict[str, Question] = {}
+        self._ask_again_s = -math.inf
         self._settling: asyncio.Task[None] | None = None
         self._controller = controller
         self._batcher = batcher
@@ -73,13 +77,8 @@ class Steering:
         self._controller.unpin(spec.key)
 
     def retune(self, spec: ModelSpec) -> None:
-        """Forget what was learnt of a model; its present plan is the first guess again."""
-        plan = self._batcher.plan(spec.key)
-        pinned = self._controller.pinned(spec.key)
-        self._controller.remove(spec.key)
-        self._controller.add(spec.key, plan, percentile=spec.sla.percentile)
-        if pinned is not None:
-            self.pin(spec, pinned)
+        """Forget what was learnt of a model; its present plan is the first guess again, and a pin stays."""
+        self._controller.retune(spec.key)
 
     def watch(self) -> asyncio.Queue[DatedDecision]:
         """Return a queue of the recent decisions and all to come; give it back with ``unwatch``."""
@@ -108,21 +107,30 @@ class Steering:
 
     def _turn(self) -> None:
         self._next = self._loop.call_later(self._controller.window_s, self._turn)
-        decisions, questions = self._controller.react(self._loop.time())
+        now = self._loop.time()
+        decisions, questions = self._controller.react(now)
         for decision in decisions:
             self._apply(decision)
-        if questions and self._settling is None:
-            self._settling = asyncio.create_task(self._settle(questions))
+        if now < self._ask_again_s:
+            return
+        self._questions.update((question.model, question) for question in questions)
+        if self._questions and self._settling is None:
+            self._settling = asyncio.create_task(self._settle())
 
-    async def _settle(self, questions: Sequence[Question]) -> None:
+    async def _settle(self) -> None:
+        """Ask what there is to ask, one after the other; after a loss nothing for a while."""
         try:
-            for question in questions:
+            while self._questions:
+                question = self._questions.pop(next(iter(self._questions)))
                 answer = await self._planning.answer(question)
                 decision = self._controller.settle(question, answer, self._loop.time())
                 if decision is not None:
                     self._apply(decision)
         except PlanningLostError as error:
-            _log.warning("planning failed; the operating points stay", extra={"reason": str(error)})
+            self._ask_again_s = self._loop.time() + ASK_AGAIN_S
+            self._questions.clear()
+            extra = {"reason": str(error), "again_in_s": ASK_AGAIN_S}
+            _log.warning("planning failed; the operating points stay", extra=extra)
         finally:
             self._settling = None
 

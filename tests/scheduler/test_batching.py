@@ -296,6 +296,13 @@ def test_a_new_plan_holds_for_every_query_that_has_not_begun() -> None:
     assert batcher.plan("m").point == OperatingPoint(20)
 
 
+def test_a_new_plan_orders_anew_what_waits() -> None:
+    batcher = one_model(batch_size=1000, fixed_s=1e-6, per_candidate_s=1e-9)
+    arrive(batcher, query(5), query(500), query(9, 1e-3))
+    batcher.set_plan("m", plan(batch_size=1000, per_candidate_s=1e-2))
+    assert shapes(batcher.finish(0, 1.0))[0][0] == ("m9", 0, 9)  # 500 candidates have become five seconds
+
+
 def test_a_batch_keeps_within_the_limit_of_every_query_in_it() -> None:
     batcher = one_model(batch_size=8)
     arrive(batcher, query(5), query(12), query(7))

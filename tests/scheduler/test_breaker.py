@@ -56,6 +56,16 @@ def test_attempts_with_very_little_time_are_not_taken_for_an_outage_at_once() ->
     assert opened.index(True) == 10  # 0.1 s after the first of them was sent, not after the third
 
 
+def test_an_endpoint_that_has_calls_and_says_nothing_hangs() -> None:
+    breaker = closed(patience=Patience(hang_s=1.0))
+    breaker.answered(5.0)
+    assert breaker.hang_due_s(oldest_s=4.0) == 6.0  # it was heard since
+    assert not breaker.hangs(oldest_s=4.0, now=5.9)
+    assert breaker.hangs(oldest_s=4.0, now=6.0)
+    assert breaker.state is BreakerState.OPEN
+    assert not breaker.hangs(oldest_s=4.0, now=9.0)
+
+
 def test_a_time_out_while_others_are_answered_is_slowness_and_not_silence() -> None:
     breaker = closed()
     breaker.answered(5.0)

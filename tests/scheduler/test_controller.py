@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -284,27 +284,91 @@ def test_a_change_that_makes_the_tail_worse_than_predicted_is_taken_back_at_once
         assert all(decision.new != OperatingPoint(16) for decision in again)
 
 
-def test_an_answer_that_comes_too_late_changes_nothing() -> None:
-    """The planner is another process: meanwhile the point may have been pinned, moved, or its model removed."""
+def asked(controller: Controller, now: float = 2.0) -> Question:
+    """Feed a window of arrivals and return the question that it raises."""
+    for k in range(200):
+        controller.observe_arrival(Query("m", 100, now - 2 + 0.01 * k), now - 2 + 0.01 * k)
+    _, (question,) = controller.react(now)
+    return question
+
+
+def known() -> Controller:
+    """Return a controller whose model was timed before: it plans in its first window."""
     controller = Controller(2)
     controller.add("m", Plan(OperatingPoint(8), 0.05, 5e-4, 6e-5))
-    for k in range(200):
-        controller.observe_arrival(Query("m", 100, 0.01 * k), 0.01 * k)
-    _, questions = controller.react(2.0)
-    (question,) = questions
-    answer = forecast(question)
-    controller.pin("m", OperatingPoint(8), 2.1)
-    assert controller.settle(question, answer, 2.2) is None
-    controller.pin("m", OperatingPoint(16), 2.3)
-    controller.unpin("m")
-    assert controller.settle(question, answer, 2.4) is None
-    controller.pin("m", OperatingPoint(8), 2.5)
-    controller.unpin("m")
-    decision = controller.settle(question, answer, 2.6)
+    return controller
+
+
+def test_an_answer_in_time_is_settled_on_once() -> None:
+    controller = known()
+    question = asked(controller)
+    decision = controller.settle(question, forecast(question), 2.1)
     assert decision is not None
     assert decision.new.batch_size > 8
-    controller.remove("m")
-    assert controller.settle(question, answer, 2.7) is None
+    assert controller.settle(question, forecast(question), 2.2) is None
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        lambda c: c.pin("m", OperatingPoint(8), 2.1),
+        lambda c: (c.pin("m", OperatingPoint(8), 2.1), c.unpin("m")),
+        lambda c: c.retune("m"),
+        lambda c: c.remove("m"),
+        lambda c: c.set_accelerator("m", False, 2.1),
+        lambda c: c.set_accelerator("m", True, 2.1),
+    ],
+)
+def test_an_answer_that_comes_too_late_changes_nothing(meanwhile: Callable[[Controller], object]) -> None:
+    """The planner is another process: it may answer a question that no longer stands."""
+    controller = known()
+    question = asked(controller)
+    meanwhile(controller)
+    assert controller.settle(question, forecast(question), 2.2) is None
+
+
+def test_an_idle_model_stays_where_it_is() -> None:
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(128), 0.05))
+    for window in range(4):
+        fed(controller, [100] * 80, 1e-5, 0.01, window)
+    assert not any(controller.decide(float(second)) for second in range(5, 120))
+
+
+def test_exploring_keeps_within_what_the_model_accepts() -> None:
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(8), 0.05, largest_batch=12))
+    (explored,) = fed(controller, [100] * 80, 1e-5, 0.01, 0)
+    assert explored.new == OperatingPoint(12)
+
+
+def test_a_retune_forgets_what_was_learnt_but_neither_pin_nor_accelerator() -> None:
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(64, 100), 0.05), accelerator=True)
+    controller.pin("m", OperatingPoint(32, 100), 1.0)
+    controller.retune("m")
+    assert controller.pinned("m") == OperatingPoint(32, 100)
+    assert [d.new for d in controller.set_accelerator("m", False, 2.0)] == [OperatingPoint(32)]
+
+
+def test_a_pin_decides_what_the_accelerator_returns_to() -> None:
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(64, 50), 0.05), accelerator=True)
+    controller.set_accelerator("m", False, 1.0)
+    assert controller.pin("m", OperatingPoint(32), 2.0).new == OperatingPoint(32)
+    assert controller.set_accelerator("m", True, 3.0) == []
+    controller.set_accelerator("m", False, 4.0)
+    assert controller.pin("m", OperatingPoint(32, 80), 5.0).new == OperatingPoint(32)
+    assert [d.new for d in controller.set_accelerator("m", True, 6.0)] == [OperatingPoint(32, 80)]
+
+
+def test_no_step_back_leads_onto_an_accelerator_that_is_gone() -> None:
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(64, 64), 0.05), accelerator=True)
+    controller.set_accelerator("m", False, 0.0)
+    for window in range(6):
+        for decision in fed(controller, [100] * 80, 1e-5, 0.2, window):
+            assert decision.new.offload_from is None
 
 
 def test_a_window_with_few_queries_decides_nothing() -> None:

@@ -47,7 +47,7 @@ asyncio.run(main())
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "services.rank.planning" in p.cmdline()]
+    return [p for p in psutil.Process().children() if "services.rank.planner_process" in p.cmdline()]
 
 
 async def test_the_process_answers_as_the_planner_does_and_at_the_lowest_priority() -> None:

@@ -1,0 +1,379 @@
+"""Offloading: which endpoint gets a query, what becomes of it there, and whether the endpoint gets the next one.
+
+Everything runs on the loop thread. A query's outcome is told exactly once; whoever began the attempt decides what then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from deeprecsys.tensors import Array
+from scheduler.breaker import Breaker, BreakerState, Patience
+from services.rank.engine import EngineError
+from services.rank.model import ModelSpec
+from services.rank.triton_admission import ModelRefusedError, Terms, admit
+from services.rank.triton_endpoint import (
+    AttemptFailedError,
+    Endpoint,
+    EndpointAwayError,
+    EndpointBusyError,
+    UnresolvedError,
+)
+from services.rank.triton_messages import infer_request, read_answer, request_bytes
+
+_log = logging.getLogger(__name__)
+
+REFUSED_WAIT_S = 5.0
+"""How often a model that the server has otherwise is compared again."""
+
+HANG_TARGETS = 5
+"""A server that says nothing for so many times a model's target hangs: whatever it does, it is of no use."""
+
+Part = tuple[int, list[Array]]
+"""The first candidate of a slice, and the slice's outputs in the order asked for."""
+
+
+class Offloaded(NamedTuple):
+    """What became of an attempt: parts that make up the whole query, or the fault."""
+
+    parts: list[Part]
+    fault: EngineError | None
+
+
+Done = Callable[[Offloaded], None]
+Changed = Callable[[ModelSpec, bool], None]
+"""Told when a model's first endpoint came, and when its last one went."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that may be on the way to one endpoint: queries, and bytes of their tensors."""
+
+    queries: int = 128
+    tensor_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """Where one endpoint stands for one model; ``reason`` says why no query is sent there, "" when they are."""
+
+    endpoint: str
+    ready: bool
+    reason: str
+
+
+class Attempt:
+    """One query on its way through an endpoint."""
+
+    __slots__ = ("_done", "_task", "link", "over", "sent_s", "size", "tensor_bytes")
+
+    def __init__(self, link: Link, size: int, tensor_bytes: int, sent_s: float, done: Done) -> None:
+        self.link = link
+        self.size = size
+        self.tensor_bytes = tensor_bytes
+        self.sent_s = sent_s
+        self.over = False
+        self._done = done
+        self._task: asyncio.Task[None] | None = None
+        link.attempts.add(self)
+        link.endpoint.queries += 1
+        link.endpoint.candidates += size
+        link.endpoint.tensor_bytes += tensor_bytes
+
+    def follow(self, task: asyncio.Task[None]) -> None:
+        """Note the task that makes the attempt, so that it can be cancelled."""
+        self._task = task
+
+    def cancel(self) -> None:
+        """Give the query up: its call is cancelled and its outcome is told to nobody. Harmless once it is over."""
+        if self._end() and self._task is not None:
+            self._task.cancel()
+
+    def abandon(self, fault: EngineError) -> None:
+        """Stop waiting for the endpoint: the call is cancelled, and the fault is the outcome."""
+        if self._end():
+            if self._task is not None:
+                self._task.cancel()
+            self._done(Offloaded([], fault))
+
+    def finish(self, outcome: Offloaded) -> None:
+        """Tell the outcome, unless the attempt was given up."""
+        if self._end():
+            self._done(outcome)
+
+    def _end(self) -> bool:
+        if self.over:
+            return False
+        self.over = True
+        endpoint = self.link.endpoint
+        self.link.attempts.discard(self)
+        endpoint.queries -= 1
+        endpoint.candidates -= self.size
+        endpoint.tensor_bytes -= self.tensor_bytes
+        return True
+
+
+class Link:
+    """One model at one endpoint: its breaker, the terms it was admitted on, and the attempts that are on their way."""
+
+    def __init__(self, endpoint: Endpoint, spec: ModelSpec, patience: Patience) -> None:
+        self.endpoint = endpoint
+        self.spec = spec
+        hang_s = max(patience.hang_s, HANG_TARGETS * spec.sla.seconds)
+        self.breaker = Breaker(replace(patience, hang_s=hang_s))
+        self.watch: asyncio.TimerHandle | None = None  # while attempts are on their way
+        self.terms = Terms(frozenset(), 1)
+        self.attempts: set[Attempt] = set()
+        self.reason = "has not been asked yet"
+        self.reported_s = -math.inf  # when a failure that is no outage was last logged
+
+    @property
+    def ready(self) -> bool:
+        """Whether queries are sent there."""
+        return self.breaker.state is BreakerState.CLOSED
+
+    def takes(self, outputs: Sequence[str], tensor_bytes: int, bounds: Bounds) -> bool:
+        """Whether the endpoint can be sent a query of so many bytes that asks for these outputs."""
+        endpoint = self.endpoint
+        return (
+            self.ready
+            and self.terms.outputs.issuperset(outputs)
+            and endpoint.queries < bounds.queries
+            and (not endpoint.queries or endpoint.tensor_bytes + tensor_bytes <= bounds.tensor_bytes)
+        )
+
+    async def infer(
+        self, inputs: Sequence[Array], size: int, outputs: Sequence[str], limit_s: float
+    ) -> list[Part]:
+        """Score a query in as many inferences as the endpoint needs, all at once; the first fault ends all."""
+        inferences = -(-size // self.terms.largest_batch)
+        largest = -(-size // inferences)
+        if inferences == 1:
+            return [await self._infer(inputs, 0, size, outputs, limit_s)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(
+                        self._infer(inputs, start, min(start + largest, size), outputs, limit_s)
+                    )
+                    for start in range(0, size, largest)
+                ]
+        except* EngineError as faults:
+            raise next(_leaves(faults)) from None
+        return [task.result() for task in tasks]
+
+    async def _infer(
+        self, inputs: Sequence[Array], start: int, stop: int, outputs: Sequence[str], limit_s: float
+    ) -> Part:
+        request = infer_request(self.spec, inputs, start, stop, outputs, limit_s)
+        response = await self.endpoint.infer(request, limit_s)
+        return start, read_answer(response, self.spec, outputs, stop - start)
+
+
+class Offloader:
+    """Sends whole queries to the endpoints that are ready for their model; make and use it on the loop thread.
+
+    ``changed`` is told when a model can be offloaded, and when it no longer can.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        changed: Changed,
+        bounds: Bounds | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._endpoints = [Endpoint(address) for address in addresses]
+        self._changed = changed
+        self._bounds = bounds or Bounds()
+        self._patience = patience or Patience()
+        self._links: dict[str, list[Link]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: dict[Link, asyncio.TimerHandle] = {}
+
+    def add(self, spec: ModelSpec) -> None:
+        """Offload this model to every endpoint that turns out to have it; the asking goes on in the background."""
+        links = [Link(endpoint, spec, self._patience) for endpoint in self._endpoints]
+        self._links[spec.key] = links
+        for link in links:
+            self._probe_when_due(link)
+
+    def states(self, key: str) -> list[LinkState]:
+        """Return where each endpoint stands for a model; KeyError for an unknown one."""
+        return [LinkState(link.endpoint.address, link.ready, link.reason) for link in self._links[key]]
+
+    def begin(
+        self,
+        spec: ModelSpec,
+        inputs: Sequence[Array],
+        size: int,
+        outputs: Sequence[str],
+        limit_s: float,
+        done: Done,
+    ) -> Attempt | None:
+        """Send a query to the ready endpoint with the least candidates on the way; None when none takes it.
+
+        ``inputs`` in the model's order, first axis ``size`` or 1. ``done`` gets the outcome on a later turn of the
+        loop, within ``limit_s`` seconds, unless the attempt is cancelled first.
+        """
+        tensor_bytes = request_bytes(inputs, size)
+        links = [link for link in self._links[spec.key] if link.takes(outputs, tensor_bytes, self._bounds)]
+        if not links:
+            return None
+        link = min(links, key=lambda link: link.endpoint.candidates)
+        attempt = Attempt(link, size, tensor_bytes, self._loop.time(), done)
+        attempt.follow(self._spawn(self._make(attempt, inputs, outputs, limit_s)))
+        if link.watch is None:
+            self._watch_until(link, link.breaker.hang_due_s(attempt.sent_s))
+        return attempt
+
+    async def close(self) -> None:
+        """Ask no more, cancel what is on the way, and close the channels."""
+        for timer in [*self._timers.values(), *(link.watch for link in self._all_links() if link.watch)]:
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+    def _all_links(self) -> Iterator[Link]:
+        for links in self._links.values():
+            yield from links
+
+    # ---- attempts ----
+
+    async def _make(
+        self, attempt: Attempt, inputs: Sequence[Array], outputs: Sequence[str], limit_s: float
+    ) -> None:
+        parts: list[Part] = []
+        fault: EngineError | None = None
+        try:
+            parts = await attempt.link.infer(inputs, attempt.size, outputs, limit_s)
+        except EngineError as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001 - the task's boundary: a query must have its outcome whatever happens
+            _log.exception("unforeseen fault", extra={"endpoint": attempt.link.endpoint.address})
+            fault = AttemptFailedError(f"{type(error).__name__}: {error}")
+        if attempt.over:
+            return
+        if fault is None:
+            attempt.link.breaker.answered(self._loop.time())
+            attempt.finish(Offloaded(parts, None))
+            return
+        opened = self._is_outage(attempt, fault)
+        attempt.finish(Offloaded([], fault))
+        if opened:
+            _take_back(attempt.link, fault)
+
+    def _is_outage(self, attempt: Attempt, fault: EngineError) -> bool:
+        """Tell the breaker of a fault, and all who rely on the link if that opened it; return whether it did."""
+        link, now = attempt.link, self._loop.time()
+        if isinstance(fault, EndpointBusyError):
+            link.breaker.answered(now)
+            return False
+        note = link.breaker.away if isinstance(fault, EndpointAwayError) else link.breaker.failed
+        opened = note(attempt.sent_s, now)
+        if opened:
+            self._opened(link, fault)
+        elif link.ready and now - link.reported_s >= 1.0:
+            link.reported_s = now
+            extra = {"model": link.spec.key, "endpoint": link.endpoint.address, "reason": str(fault)}
+            _log.warning("the accelerator failed on a query; the CPU takes it", extra=extra)
+        return opened
+
+    def _watch_until(self, link: Link, due_s: float) -> None:
+        link.watch = self._loop.call_at(due_s, self._look, link)
+
+    def _look(self, link: Link) -> None:
+        """Take back what is on the way where the endpoint hangs; look again later while anything is."""
+        link.watch = None
+        if not link.attempts:
+            return
+        oldest_s = min(attempt.sent_s for attempt in link.attempts)
+        due_s = link.breaker.hang_due_s(oldest_s)
+        if self._loop.time() < due_s:
+            self._watch_until(link, due_s)
+        elif link.breaker.hangs(oldest_s, self._loop.time()):
+            fault = AttemptFailedError("no answer, and none to any other query, for too long")
+            self._opened(link, fault)
+            _take_back(link, fault)
+
+    def _opened(self, link: Link, fault: EngineError) -> None:
+        link.reason = str(fault)
+        extra = {"model": link.spec.key, "endpoint": link.endpoint.address, "reason": link.reason}
+        _log.warning("accelerator away", extra=extra)
+        self._tell(link, was_ready=True)
+        self._probe_when_due(link)
+
+    def _tell(self, link: Link, *, was_ready: bool) -> None:
+        """Report the model where this link was the only one that was ready, or is."""
+        others = any(other.ready for other in self._links[link.spec.key] if other is not link)
+        if not others and link.ready is not was_ready:
+            self._changed(link.spec, link.ready)
+
+    # ---- probes ----
+
+    def _probe_when_due(self, link: Link) -> None:
+        due_s = max(link.breaker.probe_due_s, self._loop.time())
+        self._timers[link] = self._loop.call_at(due_s, self._begin_probe, link)
+
+    def _begin_probe(self, link: Link) -> None:
+        # The loop may call a little before the time that it was asked for.
+        if link.breaker.begin_probe(max(self._loop.time(), link.breaker.probe_due_s)):
+            self._spawn(self._probe(link))
+
+    async def _probe(self, link: Link) -> None:
+        """Ask the endpoint for the model once; further queries go there, or the next probe is due later."""
+        extra: dict[str, object] = {"model": link.spec.key, "endpoint": link.endpoint.address}
+        before = link.reason
+        wait_s = None
+        try:
+            link.terms = await admit(link.endpoint, link.spec)
+        except EngineError as fault:
+            link.reason = str(fault)
+            if isinstance(fault, ModelRefusedError):
+                wait_s = REFUSED_WAIT_S
+            elif isinstance(fault, UnresolvedError):
+                await link.endpoint.reopen()
+            link.breaker.probe_failed(self._loop.time(), wait_s)
+            if link.reason != before:
+                what = "accelerator refused" if wait_s else "accelerator away"
+                _log.warning(what, extra={**extra, "reason": link.reason})
+            self._probe_when_due(link)
+            return
+        link.reason = ""
+        link.breaker.probe_succeeded(self._loop.time())
+        _log.info("accelerator ready", extra=extra)
+        self._tell(link, was_ready=False)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.error("unforeseen fault", exc_info=fault)
+
+
+def _take_back(link: Link, fault: EngineError) -> None:
+    """End what is on the way, oldest first: a dying server may hold it until its time runs out."""
+    for attempt in sorted(link.attempts, key=lambda attempt: attempt.sent_s):
+        attempt.abandon(fault)
+
+
+def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:
+    for fault in group.exceptions:
+        if isinstance(fault, BaseExceptionGroup):
+            yield from _leaves(fault)
+        else:
+            yield fault

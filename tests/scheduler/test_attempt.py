@@ -1,0 +1,101 @@
+"""How long a query may stay with an accelerator, and what the CPU would take instead: exact sums."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from scheduler.attempt import CPU_MARGIN, MARGIN_S, TIME_MARGIN, attempt_s, is_hopeless
+from scheduler.batching import Batcher
+from scheduler.plan import POLICIES, OperatingPoint, Plan
+from scheduler.query import Complete, Drop, DropReason, Offload, Query, Run
+
+PLAN = Plan(OperatingPoint(100, offload_from=50), sla_s=0.1, fixed_s=0.01, per_candidate_s=0.001)
+
+
+def query(size: int = 100, arrival_s: float = 0.0, expires_s: float = math.inf) -> Query:
+    made = Query("m", size, arrival_s, expires_s)
+    made.plan = PLAN
+    return made
+
+
+def batcher(workers: int = 1, policy: str = "paper", plan: Plan = PLAN, max_waiting: int = 1000) -> Batcher:
+    made = Batcher(workers, POLICIES[policy], max_waiting)
+    made.set_plan("m", plan)
+    return made
+
+
+# ---- the limit of an attempt ----
+
+
+def test_an_attempt_leaves_the_cpu_its_time_and_a_margin() -> None:
+    left_s = attempt_s(query(expires_s=1.0), cpu_s=0.2, now=0.1)
+    assert left_s == pytest.approx(0.9 - 0.2 * (1 + CPU_MARGIN) - MARGIN_S - TIME_MARGIN * 1.0)
+
+
+def test_without_a_deadline_of_the_client_the_target_counts_from_the_arrival() -> None:
+    left_s = attempt_s(query(arrival_s=5.0), cpu_s=0.0, now=5.02)
+    assert left_s == pytest.approx(0.08 - MARGIN_S - TIME_MARGIN * 0.1)
+
+
+def test_there_is_no_time_for_an_attempt_where_the_cpu_needs_all_of_it() -> None:
+    assert attempt_s(query(expires_s=1.0), cpu_s=1.0, now=0.0) < 0
+    assert attempt_s(query(), cpu_s=0.1, now=0.0) < 0
+
+
+def test_the_cpu_is_hopeless_only_where_it_is_predicted_to_miss_a_deadline_that_is_still_to_come() -> None:
+    assert is_hopeless(query(expires_s=1.0), cpu_s=0.6, now=0.5)
+    assert not is_hopeless(query(expires_s=1.0), cpu_s=0.4, now=0.5)
+    assert not is_hopeless(query(), cpu_s=100.0, now=0.5)
+    assert not is_hopeless(query(expires_s=1.0), cpu_s=0.4, now=1.5)  # it is late already, and is told so
+
+
+# ---- what the CPU would take ----
+
+
+def test_an_idle_cpu_takes_the_rounds_of_batches_that_the_query_makes() -> None:
+    assert batcher().cpu_seconds(query(100), 0.0) == pytest.approx(0.11)
+    assert batcher().cpu_seconds(query(101), 0.0) == pytest.approx(0.22)
+    assert batcher(workers=2).cpu_seconds(query(200), 0.0) == pytest.approx(0.11)
+
+
+def test_a_policy_that_cuts_shares_the_query_over_the_workers() -> None:
+    assert batcher(workers=2, policy="adaptive").cpu_seconds(query(100), 0.0) == pytest.approx(0.06)
+
+
+def test_a_whole_query_is_one_inference_however_large() -> None:
+    whole = query(500)
+    whole.plan = Plan(OperatingPoint(1), 0.1, 0.01, 0.001, whole=True)
+    assert batcher(workers=2).cpu_seconds(whole, 0.0) == pytest.approx(0.51)
+
+
+def test_what_runs_and_what_waits_goes_first() -> None:
+    busy = batcher()
+    for _ in range(3):
+        assert all(isinstance(i, Run) for i in busy.arrive(Query("m", 40, 0.0), 0.0))
+    # At 0.02 the running batch has 0.03 left; two more queries wait, and share a batch or not, at most 0.09 + 0.01.
+    assert busy.cpu_seconds(query(100), 0.02) == pytest.approx(0.03 + 0.09 + 0.11, abs=0.011)
+
+
+# ---- coming back from the accelerator ----
+
+
+def test_a_query_that_comes_back_is_bounded_like_one_that_arrives() -> None:
+    full = batcher(max_waiting=100)
+    full.arrive(Query("m", 10, 0.0), 0.0)
+    full.arrive(Query("m", 40, 0.0), 0.0)
+    large = Query("m", 80, 0.0)
+    assert full.arrive(large, 0.0) == [Offload(large)]
+    assert full.offload_failed(large, 0.1) == [Drop(large, DropReason.QUEUE_FULL)]
+    assert full.offload_finished(large) == []  # a late answer changes nothing
+
+
+def test_a_query_that_comes_back_is_scored_by_the_workers() -> None:
+    idle = batcher()
+    large = Query("m", 80, 0.0)
+    idle.arrive(large, 0.0)
+    (run,) = idle.offload_failed(large, 0.1)
+    assert isinstance(run, Run)
+    assert idle.finish(run.worker, 0.2) == [Complete(large)]
+    assert not large.offloaded
