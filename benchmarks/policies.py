@@ -1,134 +1,140 @@
-"""Latency-bounded throughput of `static`, `paper` and `adaptive`, SIMULATED from this machine's profiles.
+"""Latency-bounded throughput of `static`, `paper` and `adaptive`, SIMULATED from profiles (benchmarks/data/profiles).
 
-    deeprecsys profile && python -m benchmarks.policies [--profiles profiles] [MODEL ...]
+    python -m benchmarks.policies [--queries 10000] [MODEL ...]
 
-Size law `production`, exponential gaps, p95 within the target (p99 within twice, p99.9 within five times), the same
-draws for all. `static`: batches of 1000 / cores in order of arrival. `paper`: the batch size by hill climb, in order of
-arrival. `adaptive`: the batch size by hill climb, coalescing, cutting and ordering by due time and remaining work. Two
-targets: the paper's, and `scaled`, four times what a lone p95-size query takes cut over all cores. No front end is
-simulated, so only the ratios say something; a search ends within 2 % and a run is short, so gains below 5 % are none.
+Exponential gaps, p95 within the target (p99 within twice, p99.9 within five times it), the same queries for all.
+`static`: batches of 1000 / cores in order of arrival. `paper`: the batch size by hill climb, in order of arrival.
+`adaptive`: the batch size by hill climb, coalescing, cutting and ordering by due time and remaining work. Beside the
+climbs of both stands the grid's best over the same batch sizes and queries. Targets: the paper's (medium), low (x0.5),
+high (x1.5), and `scaled`, four times what a lone p95-size query takes cut over all cores; size laws `production` and
+the released lognormal(5.1, 0.2). No front end is simulated, so only the ratios say something; a search ends within 2 %
+and each figure rests on one draw of queries, so gains below 5 % are none. Goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
-import math
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from scheduler.latency import LatencyProfile
-from scheduler.measure import Capacity, Measure, Sla, max_qps
-from scheduler.plan import POLICIES, OperatingPoint, Plan
-from scheduler.service_law import measured
-from scheduler.simulator import Node, simulated_load
-from scheduler.tune import hill_climb, static_point
-from scheduler.workload import parse_sizes
-from services.machine import describe_machine
-from services.models.spec import SLUGS, spec_for
+from benchmarks.simulated_case import (
+    LARGEST_QUERY,
+    Borne,
+    Case,
+    Finished,
+    Row,
+    best_of,
+    climb,
+    geometric_mean,
+    load_profile,
+    parser,
+    write,
+)
+from scheduler.plan import POLICIES
+from scheduler.tune import static_point
 
-RESULT = Path(__file__).parent / "results" / "policies_simulated.json"
-SIZES = parse_sizes("production")
-P95_SIZE = int(np.percentile(SIZES.draw(np.random.default_rng(0), 100_000), 95))
-LARGEST_QUERY = 1000
-BATCH_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
-QUERIES = 4_000
-SEEDS = (0, 1, 2)
+SEED = 0
+LOADS = (
+    ("scaled", "production"),
+    ("medium", "production"),
+    ("low", "production"),
+    ("high", "production"),
+    ("scaled", "released"),
+    ("medium", "released"),
+)
+"""Targets and size laws."""
+
+TUNED = ("paper", "adaptive")
 
 
-def study(profile: LatencyProfile, target: str) -> dict[str, Any]:
-    """Return one row: the throughput of each policy at one target, queries/s, the median over seeds."""
-    cpu = profile.backend("cpu")
-    fit = cpu.busy.fit()
-    lone_s = cpu.busy.mean_s(math.ceil(P95_SIZE / profile.cores))
-    sla = Sla(95.0, 4 * lone_s if target == "scaled" else spec_for(profile.model).sla_ms / 1e3)
-    row: dict[str, Any] = {
-        "model": profile.model,
-        "target": target,
-        "sla_ms": sla.seconds * 1e3,
-        "lone_ms": lone_s * 1e3,
+def study(case: Case) -> Row:
+    """Return one row: what each policy bears, queries/s; without figures where no policy can meet the target."""
+    row: Row = {
+        "model": case.profile.model,
+        "target": case.target,
+        "sizes": case.sizes,
+        "sla_ms": case.sla.seconds * 1e3,
+        "lone_ms": case.lone_s * 1e3,
     }
-    if lone_s > sla.seconds:
+    if not case.feasible:
         return row
-    plan = Plan(OperatingPoint(1), sla.seconds, fit.fixed_s, fit.per_candidate_s, fit.smallest_cut)
-    node = Node(profile.cores, {profile.model: measured(cpu, profile.cores)})
-    start_qps = 0.5 * profile.cores / fit.run_s(100)
-
-    def load(policy: str, seed: int) -> Measure:
-        return simulated_load(
-            node, POLICIES[policy], profile.model, plan, sla, SIZES, queries=QUERIES, seed=seed
-        )
-
-    def capacity(policy: str, point: OperatingPoint, seed: int) -> Capacity:
-        measure = load(policy, seed)
-        return max_qps(lambda qps: measure(point, qps), sla, start_qps)
-
-    points = {"static": static_point(LARGEST_QUERY, profile.cores)}
-    for policy in ("paper", "adaptive"):
-        points[policy] = hill_climb(
-            load(policy, SEEDS[0]), sla, start_qps, batch_sizes=BATCH_SIZES, thresholds=()
-        ).point
-    for policy, point in points.items():
-        found = [capacity(policy, point, seed) for seed in SEEDS]
-        row[policy] = float(np.median([each.qps for each in found]))
-        row[f"{policy}_batch_size"] = point.batch_size
-        last = found[0].measurement
-        row[f"{policy}_p99_ms"] = None if last is None else last.p99_s * 1e3
+    point = static_point(LARGEST_QUERY, case.profile.cores)
+    static = Borne(POLICIES["static"], point, case.capacity(POLICIES["static"], point, SEED).qps)
+    row |= entries(case, "static", static)
+    for name in TUNED:
+        tuned = climb(case, POLICIES[name], SEED)
+        row |= entries(case, name, tuned)
+        best = best_of(case, tuned, [POLICIES[name]], SEED)
+        row |= {f"{name}_grid_qps": best.qps, f"{name}_grid_batch_size": best.point.batch_size}
     return row
 
 
-def geometric_mean(rows: list[dict[str, Any]], over: str, under: str) -> str:
-    ratios = [row[over] / row[under] for row in rows if row.get(under, 0) > 0]
-    return f"{math.exp(np.mean(np.log(ratios))):.2f} over {len(ratios)} models" if ratios else "none"
+def entries(case: Case, name: str, borne: Borne) -> Row:
+    """Return a policy's entries of a row: queries/s, batch size, and the tail at that rate in milliseconds."""
+    row: Row = {f"{name}_qps": borne.qps, f"{name}_batch_size": borne.point.batch_size}
+    if borne.qps > 0:
+        tail = case.measure(borne.policy, SEED)(borne.point, borne.qps)
+        row |= {f"{name}_p99_ms": tail.p99_s * 1e3, f"{name}_slowest_ms": tail.max_s * 1e3}
+    return row
 
 
-def show(console: Console, rows: list[dict[str, Any]]) -> None:
-    table = Table(title=f"simulated queries/s within the target, median of {len(SEEDS)} seeds (batch size)")
-    for heading in ("model", "target", "ms", "static", "paper", "adaptive", "adaptive / static", "/ paper"):
-        table.add_column(heading, justify="left" if heading in ("model", "target") else "right")
-    for row in rows:
-        cells = [row["model"], row["target"], f"{row['sla_ms']:.1f}"]
-        if "static" not in row:
-            table.add_row(*cells, f"infeasible: a lone query takes {row['lone_ms']:.1f} ms", "", "", "", "")
+def ratios(rows: list[Row], over: str, under: str) -> list[float]:
+    """Return over / under of every row that has both."""
+    return [row[over] / row[under] for row in rows if row.get(under, 0) > 0]
+
+
+def show(console: Console, rows: list[Row]) -> None:
+    """Print the tables and the means."""
+    for target, sizes in LOADS:
+        chosen = [row for row in rows if (row["target"], row["sizes"]) == (target, sizes)]
+        if not chosen:
             continue
-        cells += [f"{row[p]:.1f} ({row[p + '_batch_size']})" for p in ("static", "paper", "adaptive")]
-        ratios = (
-            f"{row['adaptive'] / row[p]:.2f}" if row[p] > 0 else "static meets none"
-            for p in ("static", "paper")
-        )
-        table.add_row(*cells, *ratios)
-    console.print(table)
-    for target in ("medium", "scaled"):
-        chosen = [row for row in rows if row["target"] == target and "static" in row]
+        table = Table(title=f"SIMULATED queries/s within the target (batch size): {target}, sizes {sizes}")
+        for heading in ("model", "ms", "static", "paper", "climb / grid", "adaptive", "climb / grid"):
+            table.add_column(heading, justify="left" if heading == "model" else "right")
+        for heading in ("paper / static", "adaptive / static", "adaptive / paper"):
+            table.add_column(heading, justify="right")
+        for row in chosen:
+            table.add_row(*_cells(row))
+        console.print(table)
         for over, under in (("paper", "static"), ("adaptive", "static"), ("adaptive", "paper")):
-            console.print(f"{target}: {over} / {under}, geometric mean {geometric_mean(chosen, over, under)}")
+            mean = geometric_mean(ratios(chosen, f"{over}_qps", f"{under}_qps"))
+            console.print(f"{over} / {under}: geometric mean {mean}")
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [row["model"], f"{row['sla_ms']:.1f}"]
+    if "static_qps" not in row:
+        return [*cells, f"infeasible: a lone query takes {row['lone_ms']:.1f} ms"]
+    cells.append(_borne(row, "static"))
+    for name in TUNED:
+        cells += [_borne(row, name), *_ratio(row, f"{name}_qps", f"{name}_grid_qps", "3")]
+    for over, under in (("paper", "static"), ("adaptive", "static"), ("adaptive", "paper")):
+        cells += _ratio(row, f"{over}_qps", f"{under}_qps", "2")
+    return cells
+
+
+def _borne(row: Row, name: str) -> str:
+    if row[f"{name}_qps"] > 0:
+        return f"{row[f'{name}_qps']:.1f} ({row[f'{name}_batch_size']})"
+    return f"none (lone: {row['lone_ms']:.1f} ms)"
+
+
+def _ratio(row: Row, over: str, under: str, digits: str) -> list[str]:
+    return [f"{ratio:.{digits}f}" for ratio in ratios([row], over, under)] or ["-"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--profiles", type=Path, default=Path("profiles"))
-    parser.add_argument("models", nargs="*", default=SLUGS)
-    arguments = parser.parse_args()
-    console = Console(width=130)
-    profiles = []
-    for name in arguments.models:
-        data = json.loads((arguments.profiles / f"{name}.json").read_text())
-        data.pop("machine")
-        profiles.append(LatencyProfile.from_dict(data))
-    cases = [(profile, target) for target in ("medium", "scaled") for profile in profiles]
-    rows = [study(profile, target) for profile, target in track(cases, console=console)]
+    arguments = parser(__doc__, queries=10_000).parse_args()
+    console, finished = Console(width=140), Finished(arguments.state)
+    cases = [
+        Case(load_profile(arguments.profiles, model), target, finished, sizes, arguments.queries)
+        for target, sizes in LOADS
+        for model in arguments.models
+    ]
+    rows = [study(case) for case in track(cases, "policies", console=console)]
     show(console, rows)
-    machine = dataclasses.asdict(describe_machine())
-    RESULT.write_text(
-        json.dumps({"machine": machine, "queries": QUERIES, "seeds": SEEDS, "rows": rows}, indent=2) + "\n"
-    )
-    console.print(f"written to {RESULT.name}")
+    write("policies_simulated.json", arguments, rows, seed=SEED)
 
 
 if __name__ == "__main__":

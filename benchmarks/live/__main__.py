@@ -2,10 +2,10 @@
 
     python -m benchmarks.live [--repository model_repository] [--minutes 75] [PART ...]
 
-Parts, in this order: `scaled` and `medium` (throughput of the three policies at a target of four times what a lone
-p95-size query takes, and at the paper's), `change` (the controller follows cold starts, steps, larger queries, a taken
-core), `together` (one of two models flooded), `seeds` (the first two again, wnd, rmc1, ncf and dien, with two more
-seeds). Client and server share the machine's cores; the driver runs before all others where the system permits it.
+Parts, in this order: `scaled` (throughput of the three policies at a target of four times what a lone p95-size query
+takes), `change` (the controller follows cold starts, steps, larger queries, a taken core), `together` (one of two
+models flooded), `medium` (throughput at the paper's targets), `seeds` (wnd, rmc1, ncf and dien with two more seeds).
+Client and server share the machine's cores; the driver runs before all others where the system permits it.
 Findings are kept in benchmarks/results/live.jsonl and never measured twice: an interrupted run goes on where it was.
 """
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +23,31 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.live import change, throughput, together
-from benchmarks.live.findings import Findings
-from benchmarks.live.throughput import POLICIES, geometric_mean
+from benchmarks.live.findings import Findings, OutOfTimeError
+from benchmarks.live.throughput import COMPARED, geometric_mean
 from services.machine import describe_machine
 from services.models.spec import SLUGS
 
 RESULTS = Path(__file__).parent.parent / "results"
-SIMULATED = RESULTS / "policies_simulated.json"
 CLOSELY = ("wnd", "rmc1", "ncf", "dien")
-PARTS = ("scaled", "medium", "change", "together", "seeds")
+PARTS = ("scaled", "change", "together", "medium", "seeds")
 
 
-def tuned_batch_sizes() -> dict[tuple[str, str], int]:
-    """Return what `paper` found offline, in the simulator, by model and target."""
-    rows = json.loads(SIMULATED.read_text(encoding="utf-8"))["rows"]
-    return {
-        (row["model"], row["target"]): row["paper_batch_size"]
-        for row in rows
-        if row.get("sizes", "production") == "production" and "paper_batch_size" in row
-    }
-
-
-def steps(findings: Findings, repository: Path, parts: list[str]) -> Iterator[Callable[[], None]]:
-    """Yield what there is to measure, most telling first."""
-    tuned = tuned_batch_sizes()
-    cases = [(target, model, 0) for target in ("scaled", "medium") if target in parts for model in ordered()]
-    for target, model, seed in cases:
-        yield lambda t=target, m=model, s=seed: throughput.study(  # type: ignore[misc]
-            findings, repository, m, t, tuned[m, t], s
-        )
+def measure(findings: Findings, repository: Path, parts: list[str]) -> None:
+    """Measure what is missing, the most telling first; OutOfTimeError when time is up."""
+    if "scaled" in parts:
+        for model in ordered():
+            throughput.study(findings, repository, model, "scaled", 0)
     if "change" in parts:
-        for model in CLOSELY[:1]:
-            yield lambda m=model: change.study(findings, repository, m)  # type: ignore[misc]
+        change.study(findings, repository, CLOSELY[0])
     if "together" in parts:
-        yield lambda: together.study(findings, repository)
+        together.study(findings, repository)
+    if "medium" in parts:
+        for model in ordered():
+            throughput.study(findings, repository, model, "medium", 0)
     if "seeds" in parts:
-        for target in ("scaled", "medium"):
-            for model in CLOSELY:
-                for seed in (1, 2):
-                    yield lambda t=target, m=model, s=seed: throughput.study(  # type: ignore[misc]
-                        findings, repository, m, t, tuned[m, t], s
-                    )
+        for target, model, seed in itertools.product(("scaled", "medium"), CLOSELY, (1, 2)):
+            throughput.study(findings, repository, model, target, seed)
 
 
 def ordered() -> list[str]:
@@ -74,27 +58,28 @@ def ordered() -> list[str]:
 def show_throughput(console: Console, findings: Findings, target: str) -> list[dict[str, Any]]:
     rows = [row for m in ordered() if (row := throughput.summary(findings, m, target)) is not None]
     table = Table(title=f"{target}: queries/s within the target, live (batch size; seeds)")
-    for heading in (
-        "model",
-        "ms",
-        *POLICIES,
-        "adaptive / static",
-        "/ paper",
-        "offline peak",
-        "adaptive / peak",
-    ):
+    columns = ("adaptive / static", "/ paper", "p99, slowest ms", "offline peak", "adaptive / peak")
+    for heading in ("model", "ms", *COMPARED, *columns):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows:
+        if "adaptive" not in row:
+            table.add_row(row["model"], f"infeasible: a lone query takes {row['lone_ms']:.1f}")
+            continue
         cells = [
             f"{row[p]['qps']:.1f} ({row[p]['batch_size']}; {row[p]['seeds']})" if row[p]["qps"] else "none"
-            for p in POLICIES
+            for p in COMPARED
         ]
         ratios = [
             f"{row['adaptive']['qps'] / row[p]['qps']:.2f}" if row[p]["qps"] else f"{p} meets none"
             for p in ("static", "paper")
         ]
+        late = (
+            f"{row['adaptive']['p99_ms']:.0f}, {row['adaptive']['slowest_ms']:.0f}"
+            if row["adaptive"]["qps"]
+            else ""
+        )
         peak = f"{row['peak_qps']:.1f}", f"{row['adaptive']['qps'] / row['peak_qps']:.2f}"
-        table.add_row(row["model"], f"{row['target_ms']:.1f}", *cells, *ratios, *peak)
+        table.add_row(row["model"], f"{row['target_ms']:.1f}", *cells, *ratios, late, *peak)
     console.print(table)
     for over, under in (("paper", "static"), ("adaptive", "static"), ("adaptive", "paper")):
         mean, models = geometric_mean(rows, over, under)
@@ -137,13 +122,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    console, findings = Console(width=150), Findings(RESULTS / "live.jsonl")
-    ends_s = time.monotonic() + 60 * arguments.minutes
-    for step in steps(findings, arguments.repository, arguments.parts or list(PARTS)):
-        if time.monotonic() > ends_s:
-            console.print("out of time: run it again to go on")
-            break
-        step()
+    console = Console(width=170)
+    findings = Findings(RESULTS / "live.jsonl", time.monotonic() + 60 * arguments.minutes)
+    try:
+        measure(findings, arguments.repository, arguments.parts or list(PARTS))
+    except OutOfTimeError:
+        console.print("out of time: run it again to go on")
     result = {
         "machine": dataclasses.asdict(describe_machine()),
         **{target: show_throughput(console, findings, target) for target in ("scaled", "medium")},

@@ -5,33 +5,49 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-class Findings:
-    """Findings by their key. Remove the file to measure anew."""
+class OutOfTimeError(Exception):
+    """Nothing more is begun."""
 
-    def __init__(self, path: Path) -> None:
+
+class Findings:
+    """Findings by their key. Remove the file to measure anew.
+
+    ``ends_s``: on the monotonic clock, after which nothing is begun.
+    """
+
+    def __init__(self, path: Path, ends_s: float = math.inf) -> None:
         self._path = path
+        self._ends_s = ends_s
         self.found: dict[str, Any] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                entry = _entry(line)
-                if entry is not None:
-                    self.found[entry["key"]] = entry["value"]
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for line in text.splitlines():
+            entry = _entry(line)
+            if entry is not None:
+                self.found[entry["key"]] = entry["value"]
+        self._torn = bool(text) and not text.endswith("\n")
 
     def once(self, key: str, measure: Callable[[], Any]) -> Any:
-        """Return what is known under a key, measuring it if nothing is."""
+        """Return what is known under a key, measuring it if nothing is; OutOfTimeError when it is too late for that."""
         if key not in self.found:
+            if time.monotonic() > self._ends_s:
+                raise OutOfTimeError
             self.found[key] = _finite(measure())
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "value": self.found[key]}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            self._append(json.dumps({"key": key, "value": self.found[key]}) + "\n")
         return self.found[key]
+
+    def _append(self, line: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("\n" + line if self._torn else line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._torn = False
 
 
 def _entry(line: str) -> dict[str, Any] | None:

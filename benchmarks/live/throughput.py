@@ -10,8 +10,12 @@ import numpy as np
 
 from benchmarks.live.findings import Findings
 from benchmarks.live.served import served
-from scheduler.measure import Probe
-from scheduler.tune import static_point
+from benchmarks.simulated_case import BATCH_SIZES, DATA, load_profile
+from scheduler.measure import Sla
+from scheduler.plan import POLICIES, OperatingPoint, Plan
+from scheduler.service_law import measured
+from scheduler.simulator import Node, simulated_load
+from scheduler.tune import hill_climb, static_point
 from scheduler.workload import parse_sizes
 from services.cores import usable_cores
 from services.loadgen.run import find_max, run_load
@@ -21,15 +25,22 @@ from services.rank.starting_point import LARGEST_QUERY
 
 SIZES = "production"
 P95_SIZE = int(np.percentile(parse_sizes(SIZES).draw(np.random.default_rng(0), 100_000), 95))
-POLICIES = ("static", "paper", "adaptive")
+COMPARED = ("static", "paper", "adaptive")
 SCALE = 4.0
 POOL_BYTES = 512 * MIB
+TUNE_QUERIES = 5000
 LONE_QUERIES, PEAK_QUERIES, PEAK_IN_FLIGHT = 60, 1000, 16
-MIN_QUERIES, LEAST_S, MOST_S = 1000, 8.0, 20.0
+PROBE_QUERIES, LEAST_S, MOST_S = 1000, 8.0, 20.0
+"""A probe has this many queries at the rate that a search begins with, and so many seconds at least and at most."""
+
 WARMUP_S = 1.5
 TOLERANCE, STRIDE = 0.03, 1.25
+MAX_PROBES = 14
 LIKELY_SHARE = 0.7
 """A search for the first policy begins at this share of the offline peak; the next ones where the last one ended."""
+
+FURTHER_DOWN = 0.25
+"""Where a search ends at rates too low for its probes, another begins at this share, with longer ones."""
 
 
 def lone(repository: Path, model: str) -> dict[str, Any]:
@@ -56,6 +67,25 @@ def targets_ms(model: str, lone_s: float) -> dict[str, float]:
     return {**feasible, "scaled": SCALE * lone_s * 1e3}
 
 
+def tuned_offline(model: str, target_s: float) -> int:
+    """Return the batch size that `paper` finds: hill climb in the simulator, from this machine's profile."""
+    profile = load_profile(DATA / "profiles", model)
+    fit = profile.backend("cpu").busy.fit()
+    plan = Plan(OperatingPoint(1), target_s, fit.fixed_s, fit.per_candidate_s, fit.smallest_cut)
+    sla = Sla(95.0, target_s)
+    measure = simulated_load(
+        Node(profile.cores, {model: measured(profile.backend("cpu"), profile.cores)}),
+        POLICIES["paper"],
+        model,
+        plan,
+        sla,
+        parse_sizes(SIZES),
+        queries=TUNE_QUERIES,
+    )
+    start_qps = 0.5 * profile.cores / fit.run_s(100)
+    return hill_climb(measure, sla, start_qps, batch_sizes=BATCH_SIZES, thresholds=()).point.batch_size
+
+
 def capacity(
     repository: Path,
     model: str,
@@ -66,85 +96,97 @@ def capacity(
     seed: int,
 ) -> dict[str, Any]:
     """Search one policy's highest rate within the target; ``batch_size`` None leaves it to the server."""
+    found = _searched(repository, model, target_ms, policy, batch_size, start_qps, seed)
+    if not found["qps"] and "invalid" in found["why"]:
+        found = _searched(repository, model, target_ms, policy, batch_size, FURTHER_DOWN * start_qps, seed)
+    return found
+
+
+def _searched(
+    repository: Path,
+    model: str,
+    target_ms: float,
+    policy: str,
+    batch_size: int | None,
+    start_qps: float,
+    seed: int,
+) -> dict[str, Any]:
     held = [] if batch_size is None else ["--batch-size", str(batch_size)]
-    probes: list[Probe] = []
     with served(repository, {model: target_ms}, policy, held) as server:
         settings = LoadSettings(
             target=server.address,
             models=(ModelShare(model),),
             qps=start_qps,
-            duration_s=float(np.clip(MIN_QUERIES * 1.1 / start_qps, LEAST_S, MOST_S)),
+            duration_s=float(np.clip(PROBE_QUERIES / start_qps, LEAST_S, MOST_S)),
             warmup_s=WARMUP_S,
             pool_bytes=POOL_BYTES,
-            min_queries=500,
             seed=seed,
         )
-        found = find_max(
-            settings, tolerance=TOLERANCE, stride=STRIDE, max_probes=12, on_probe=probes.append
-        ).capacity
+        found = find_max(settings, tolerance=TOLERANCE, stride=STRIDE, max_probes=MAX_PROBES)
         point = server.point(model)
-    best = found.measurement
-    return {
-        "qps": found.qps,
+    best = found.capacity.measurement
+    row = {
+        "qps": found.capacity.qps,
         "batch_size": point.batch_size,
-        "probes": len(probes),
+        "probes": len(found.capacity.probes),
         "probe_s": settings.duration_s,
-        "why": found.why,
-        **(
-            {}
-            if best is None
-            else {
-                "p95_ms": best.p95_s * 1e3,
-                "p99_ms": best.p99_s * 1e3,
-                "slowest_ms": best.max_s * 1e3,
-                "queries": best.count,
-            }
-        ),
+        "why": found.capacity.why,
+    }
+    if best is None or found.best is None:
+        return row
+    driver = found.best.driver
+    return row | {
+        "p95_ms": best.p95_s * 1e3,
+        "p99_ms": best.p99_s * 1e3,
+        "slowest_ms": best.max_s * 1e3,
+        "queries": best.count,
+        "driver_lag_p99_ms": driver.lag_p99_s * 1e3,
+        "driver_cpu_share": driver.cpu_share,
     }
 
 
-def study(
-    findings: Findings,
-    repository: Path,
-    model: str,
-    target: str,
-    tuned: int,
-    seed: int,
-) -> None:
-    """Measure the three policies at one target; ``tuned``: the batch size that `paper` found offline."""
+def study(findings: Findings, repository: Path, model: str, target: str, seed: int) -> None:
+    """Measure the three policies at one target."""
     alone = findings.once(f"lone/{model}", lambda: lone(repository, model))
-    found_ms = targets_ms(model, alone["lone_s"])
-    if target not in found_ms:
+    target_ms = targets_ms(model, alone["lone_s"]).get(target)
+    if target_ms is None:
         return
+    tuned = findings.once(f"tuned/{model}/{target}", lambda: tuned_offline(model, target_ms / 1e3))
     batch_sizes = {
         "static": static_point(LARGEST_QUERY, usable_cores()).batch_size,
         "paper": tuned,
         "adaptive": None,
     }
     start_qps = LIKELY_SHARE * alone["peak_qps"]
-    for policy in reversed(POLICIES):  # the most first, so that the others' searches begin near above
+    for policy in reversed(COMPARED):  # the most first, so that the others' searches begin near above
         found = findings.once(
             f"throughput/{model}/{target}/{policy}/{seed}",
             lambda policy=policy, start=start_qps: {  # type: ignore[misc]
-                "target_ms": found_ms[target],
-                **capacity(repository, model, found_ms[target], policy, batch_sizes[policy], start, seed),
+                "target_ms": target_ms,
+                **capacity(repository, model, target_ms, policy, batch_sizes[policy], start, seed),
             },
         )
         start_qps = found["qps"] or start_qps
 
 
 def summary(findings: Findings, model: str, target: str) -> dict[str, Any] | None:
-    """Return one row: each policy's median over seeds, queries/s, and the first seed's tails; None if incomplete."""
-    row: dict[str, Any] = {"model": model, "target": target}
-    for policy in POLICIES:
+    """Return one row: each policy's median over seeds, queries/s; without policies when the target is infeasible.
+
+    None while anything is missing.
+    """
+    alone = findings.found.get(f"lone/{model}")
+    if alone is None:
+        return None
+    target_ms = targets_ms(model, alone["lone_s"]).get(target)
+    row = {"model": model, "target": target, "lone_ms": alone["lone_s"] * 1e3, "peak_qps": alone["peak_qps"]}
+    if target_ms is None:
+        return row
+    for policy in COMPARED:
         prefix = f"throughput/{model}/{target}/{policy}/"
-        found = [value for key, value in findings.found.items() if key.startswith(prefix)]
+        found = [findings.found[key] for key in sorted(findings.found) if key.startswith(prefix)]
         if not found:
             return None
         rates = sorted(each["qps"] for each in found)
-        row["target_ms"] = found[0]["target_ms"]
-        row["lone_ms"] = findings.found[f"lone/{model}"]["lone_s"] * 1e3
-        row["peak_qps"] = findings.found[f"lone/{model}"]["peak_qps"]
         row[policy] = {
             "qps": float(np.median(rates)),
             "least_qps": rates[0],
@@ -154,12 +196,13 @@ def summary(findings: Findings, model: str, target: str) -> dict[str, Any] | Non
             "p99_ms": found[0].get("p99_ms"),
             "slowest_ms": found[0].get("slowest_ms"),
         }
-    return row
+    return row | {"target_ms": target_ms}
 
 
 def geometric_mean(rows: list[dict[str, Any]], over: str, under: str) -> tuple[float, int]:
     """Return the geometric mean of two policies' ratio, and how many models it covers: those where both are above 0."""
-    ratios = [row[over]["qps"] / row[under]["qps"] for row in rows if row[over]["qps"] and row[under]["qps"]]
+    met = [row for row in rows if over in row and row[over]["qps"] and row[under]["qps"]]
+    ratios = [row[over]["qps"] / row[under]["qps"] for row in met]
     return (math.exp(float(np.mean(np.log(ratios)))) if ratios else math.nan), len(ratios)
 
 

@@ -19,22 +19,25 @@ DURATION_S = 20.0
 def study(findings: Findings, repository: Path) -> None:
     """Drive QUIET at a quarter of its throughput, alone and beside twice what FLOODED can bear."""
     rates = [findings.found.get(f"throughput/{m}/scaled/adaptive/0") for m in (QUIET, FLOODED)]
-    if None in rates:
+    if not all(rate is not None and rate["qps"] for rate in rates):
         return
     quiet, flooded = rates
-    assert quiet is not None
-    assert flooded is not None
     findings.once("together", lambda: _measured(repository, quiet, flooded))
 
 
-def _measured(repository: Path, quiet: dict[str, Any], flooded: dict[str, Any]) -> dict[str, Any]:
+def _measured(repository: Path, quiet: Any, flooded: Any) -> dict[str, Any]:
     quiet_qps, flood_qps = QUIET_LOAD * quiet["qps"], FLOOD * flooded["qps"]
     targets_ms = {QUIET: quiet["target_ms"], FLOODED: flooded["target_ms"]}
     row: dict[str, Any] = {"quiet": QUIET, "flooded": FLOODED, "qps": quiet_qps, "flood_qps": flood_qps}
     with served(repository, targets_ms, "adaptive") as server:
         for name, rate in (("alone", 0.0), ("beside_flood", flood_qps)):
             found = _tail(server, quiet_qps, rate)
-            row[name] = {"p95_ms": found.p95_s * 1e3, "p99_ms": found.p99_s * 1e3, "failed": found.failed}
+            row[name] = {
+                "p95_ms": found.p95_s * 1e3,
+                "p99_ms": found.p99_s * 1e3,
+                "failed": found.failed,
+                "invalid": found.invalid,
+            }
     return {**row, "target_ms": quiet["target_ms"]}
 
 
@@ -49,4 +52,7 @@ def _tail(server: Served, quiet_qps: float, flood_qps: float) -> Any:
         pool_bytes=POOL_BYTES,
         min_queries=1,
     )
-    return run_load(settings).models[0].measurement
+    result = run_load(settings)
+    if result.cut_short is not None:
+        raise KeyboardInterrupt
+    return result.models[0].measurement

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +26,10 @@ def tails(scheduled_s: F64Array, latency_s: F64Array, percent: float, duration_s
 
 
 def share_inside(tail_s: F64Array, sla_s: float) -> float:
-    """Return the share of windows with queries whose tail is within the target."""
+    """Return the share of windows with queries whose tail is within the target; ValueError when none had any."""
     some = tail_s[~np.isnan(tail_s)]
+    if not len(some):
+        raise ValueError("no window had any query")
     return float((some <= sla_s).mean())
 
 
@@ -33,7 +37,7 @@ def settled_after(ours: Samples, best: Samples, percent: float, event_s: int, du
     """Return the seconds after an event from which the tail of SETTLED_S seconds is close to the settled one.
 
     ``best``: the pinned best point on the same schedule, whose tail in the same seconds is the settled one. None when
-    it never gets there.
+    it never gets there, or there are no such seconds in which every query of the best point has its answer.
     """
     for start in range(event_s, duration_s - SETTLED_S + 1):
         ours_s, best_s = (
@@ -42,6 +46,6 @@ def settled_after(ours: Samples, best: Samples, percent: float, event_s: int, du
             )
             for each in (ours, best)
         )
-        if ours_s <= CLOSE * best_s:
+        if math.isfinite(best_s) and ours_s <= CLOSE * best_s:
             return start - event_s
     return None
