@@ -324,10 +324,14 @@ class Controller:
         """
         point, evidence = state.plan.point, state.evidence
         sizes, share = evidence.mix.law()
-        most = min(LADDER[-1], state.plan.largest_batch)
-        if evidence.cpu.buckets < 3 and not state.plan.whole and point.batch_size < min(sizes[-1], most):
-            growth = self.tuning.growth if evidence.late(state.plan.sla_s) else 2
-            return replace(point, batch_size=min(int(growth * point.batch_size), most))
+        most = min(sizes[-1], LADDER[-1], state.plan.largest_batch)
+        late = evidence.late(state.plan.sla_s)
+        # A line through small batches cannot see that larger ones are cheaper: where queries are late, try them.
+        unknown = evidence.cpu.buckets < 3 or (late and evidence.cpu.largest <= point.batch_size)
+        if unknown and not state.plan.whole and point.batch_size < most:
+            return replace(
+                point, batch_size=min(int((self.tuning.growth if late else 2) * point.batch_size), int(most))
+            )
         if (
             state.accelerator
             and point.offload_from is None

@@ -25,7 +25,7 @@ from services.loadgen.result import LoadResult, Samples
 from services.loadgen.run import open_session, precise_loop, run_load
 from services.loadgen.settings import LoadSettings, ModelShare
 
-DURATION_S = 75
+DURATION_S = 60
 EVENT_S = 15
 PERCENT = 95.0
 RUNGS = (32, 64, 128, 256, 512)

@@ -34,7 +34,7 @@ PROBE_QUERIES, LEAST_S, MOST_S = 1000, 8.0, 20.0
 """A probe has this many queries at the rate that a search begins with, and so many seconds at least and at most."""
 
 WARMUP_S = 1.5
-TOLERANCE, STRIDE = 0.03, 1.25
+TOLERANCE, STRIDE = 0.04, 1.25
 MAX_PROBES = 14
 LIKELY_SHARE = 0.7
 """A search for the first policy begins at this share of the offline peak; the next ones where the last one ended."""
