@@ -21,14 +21,32 @@ TRAFFIC_MEMORY_S = 10.0
 """A model counts as being in traffic for so long after its last arrival."""
 
 _RECHECK_TRAFFIC_S = 1.0
+_FEW = 64
+"""So many queries say how their sizes spread."""
+
+_FRESH = 1 / 512
+"""The weight of the latest size in the lane's means."""
+
 _MOST_DEAD = 64
 """A lane is swept when more queries than this, and more than half of those it holds, were given up."""
 
 
 class _Lane:
-    """The waiting queries of one model, and how much of the workers the model has had."""
+    """The waiting queries of one model, how much of the workers the model has had, and how its sizes spread."""
 
-    __slots__ = ("batch_cap", "dead", "heap", "last_arrival_s", "model", "plan", "used_s", "waiting")
+    __slots__ = (
+        "arrived",
+        "batch_cap",
+        "dead",
+        "heap",
+        "last_arrival_s",
+        "mean",
+        "model",
+        "plan",
+        "square",
+        "used_s",
+        "waiting",
+    )
 
     def __init__(self, model: str, plan: Plan) -> None:
         self.model = model
@@ -39,6 +57,25 @@ class _Lane:
         self.used_s = 0.0  # virtual time: worker seconds handed out, see Batcher._choose_lane
         self.last_arrival_s = -math.inf
         self.batch_cap = plan.largest_batch
+        self.arrived = 0
+        self.mean = self.square = 0.0  # of the sizes, and of their squares
+
+    def add_size(self, size: int) -> None:
+        """Note the size of a query that arrived."""
+        self.arrived += 1
+        share = max(_FRESH, 1 / self.arrived)
+        self.mean += share * (size - self.mean)
+        self.square += share * (size * size - self.square)
+
+    @property
+    def spread(self) -> float:
+        """The sizes' standard deviation over their mean, at most 1; 1 while little is known.
+
+        It scales overtaking: serving short ones first buys nothing where all are about as long, and only delays some.
+        """
+        if self.arrived < _FEW:
+            return 1.0
+        return min(1.0, math.sqrt(max(0.0, self.square / (self.mean * self.mean) - 1)))
 
 
 class Batcher:
@@ -142,6 +179,7 @@ class Batcher:
         if now - lane.last_arrival_s > TRAFFIC_MEMORY_S:
             self._recheck_traffic_s = -math.inf
         lane.last_arrival_s = now
+        lane.add_size(query.size)
         if query.expires_s <= now:
             query.dropped = True
             return [Drop(query, DropReason.EXPIRED)]
@@ -217,6 +255,7 @@ class Batcher:
             lane.used_s = max(lane.used_s, self._fair_s)
             self._backlogged[lane.model] = lane
         lane.waiting += query.size
+        query.overtaking = (self.policy.overtaking or 0.0) * lane.spread
         self._sequence += 1
         heapq.heappush(lane.heap, (self._key(query), self._sequence, query))
 
@@ -235,7 +274,7 @@ class Batcher:
             return query.arrival_s
         plan = query.plan
         assert plan is not None
-        return query.due_s + self.policy.overtaking * plan.run_s(query.size - query.handed)
+        return query.due_s + query.overtaking * plan.run_s(query.size - query.handed)
 
     def _forget(self, query: Query) -> None:
         query.dropped = True

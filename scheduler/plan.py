@@ -70,7 +70,7 @@ class Policy:
 
     ``overtaking``: None is first come first served. A number orders by due time + overtaking * predicted remaining
     seconds: short queries go first, yet nothing that arrives later than overtaking * remaining seconds after a query
-    of the same SLA can pass it.
+    of the same SLA can pass it. The number is scaled down where sizes spread by less than their mean.
     ``coalesce``: slices of several queries may share a batch. ``cut``: workers share what waits, idle ones evenly.
     """
 

@@ -34,6 +34,7 @@ class Query:
         "handed",
         "model",
         "offloaded",
+        "overtaking",
         "payload",
         "plan",
         "scored",
@@ -59,6 +60,7 @@ class Query:
         self.handed = 0  # candidates given to workers
         self.scored = 0  # candidates that came back
         self.batches = 0
+        self.overtaking = 0.0  # the weight of its remaining seconds in the order
         self.cut = 0  # slice size chosen when idle workers shared it
         self.started_s = math.nan
         self.offloaded = False

@@ -2,8 +2,7 @@
 
     python -m benchmarks.live [--repository model_repository] [--minutes 75] [PART ...]
 
-Parts, in this order: `scaled` (throughput of the three policies at a target of four times what a lone p95-size query
-takes), `change` (the controller follows cold starts, steps, larger queries, a taken core), `together` (one of two
+Parts: `scaled` (throughput of the three policies at a target of four times what a lone p95-size query takes), `change` (the controller follows cold starts, steps, larger queries, a taken core), `together` (one of two
 models flooded), `medium` (throughput at the paper's targets), `seeds` (wnd, rmc1, ncf and dien with two more seeds).
 Client and server share the machine's cores; the driver runs before all others where the system permits it.
 Findings are kept in benchmarks/results/live.jsonl and never measured twice: an interrupted run goes on where it was.
@@ -35,13 +34,14 @@ PARTS = ("scaled", "change", "together", "medium", "seeds")
 
 def measure(findings: Findings, repository: Path, parts: list[str]) -> None:
     """Measure what is missing, the most telling first; OutOfTimeError when time is up."""
-    if "scaled" in parts:
-        for model in ordered():
-            throughput.study(findings, repository, model, "scaled", 0)
-    if "change" in parts:
-        change.study(findings, repository, CLOSELY[0])
-    if "together" in parts:
-        together.study(findings, repository)
+    for models in (CLOSELY, [model for model in SLUGS if model not in CLOSELY]):
+        if "scaled" in parts:
+            for model in models:
+                throughput.study(findings, repository, model, "scaled", 0)
+        if "change" in parts:
+            change.study(findings, repository, CLOSELY[0])
+        if "together" in parts:
+            together.study(findings, repository)
     if "medium" in parts:
         for model in ordered():
             throughput.study(findings, repository, model, "medium", 0)

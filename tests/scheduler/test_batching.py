@@ -132,6 +132,20 @@ def test_short_queries_pass_long_ones_but_not_for_ever() -> None:
     assert order == ["m9", "m100", "m100"]
 
 
+def test_among_queries_of_nearly_one_size_the_first_goes_first() -> None:
+    """Overtaking helps where sizes spread; among equals it would only delay some."""
+    batcher = one_model(batch_size=1000, per_candidate_s=1e-3)
+    for k in range(200):
+        arrive(batcher, query(100 + k % 2, 0.2 * k), now=0.2 * k)
+        batcher.finish(0, 0.2 * k + 0.15)
+    started = []
+    for size, arrival_s in ((120, 50.0), (104, 50.0), (100, 50.01)):
+        started += arrive(batcher, query(size, arrival_s), now=arrival_s)
+    for second in (51, 52):
+        started += shapes(batcher.finish(0, float(second)))
+    assert [each[0][0] for each in started] == ["m120", "m104", "m100"]
+
+
 def test_the_earlier_deadline_goes_first() -> None:
     batcher = one_model(batch_size=10)
     arrive(batcher, query(10))
