@@ -57,8 +57,11 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/python -m benchmarks.scheduler_cost
 	$(BIN)/python -m benchmarks.order_study
 	$(BIN)/python -m benchmarks.pooling_forms
-	$(BIN)/deeprecsys profile --output profiles
-	$(BIN)/python -m benchmarks.policies --profiles profiles
+	$(BIN)/python -m benchmarks.live
+	$(BIN)/python -m benchmarks.policies
+	$(BIN)/python -m benchmarks.ablation
+	$(BIN)/python -m benchmarks.throughput_bound
+	$(BIN)/python -m benchmarks.tuner_quality
 
 clean:  ## remove what was built, the exported models included
 	rm -rf $(VENV) .triton model_repository/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

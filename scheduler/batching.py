@@ -115,10 +115,11 @@ class Batcher:
         )
         return self._lanes[model].waiting + retried
 
-    def cpu_seconds(self, query: Query, now: float) -> float:
+    def cpu_seconds(self, query: Query, now: float, *, others: bool = True) -> float:
         """Predict how long the workers would take to have scored a query that joined the queue now.
 
-        All that waits is taken to go first, so this errs on the long side. The query must have its plan.
+        All that waits is taken to go first, so this errs on the long side; without ``others`` only what waits of its
+        own model, since late work of another yields. The query must have its plan.
         """
         plan = query.plan
         assert plan is not None
@@ -127,6 +128,8 @@ class Batcher:
             if batch is not None:
                 ahead_s += max(0.0, batch.started_s + batch.charged_s - now)
         for lane in self._backlogged.values():
+            if not others and lane.model != query.model:
+                continue
             largest = max(1, min(lane.plan.point.batch_size, lane.batch_cap))
             ahead_s += lane.plan.fixed_s * -(-lane.waiting // largest)
             ahead_s += lane.plan.per_candidate_s * lane.waiting
@@ -227,7 +230,10 @@ class Batcher:
         return [Complete(query)]
 
     def offload_failed(self, query: Query, now: float) -> list[Instruction]:
-        """Note that the accelerator gave no answer: the CPU workers take the query over, unless their queue is full."""
+        """Note that the accelerator gave no answer: the CPU workers take the query over.
+
+        Not bounded by ``max_waiting``: it was let in when it arrived, and whoever sends bounds what is on the way.
+        """
         query.offloaded = False
         if query.dropped:
             return []
@@ -236,9 +242,7 @@ class Batcher:
         if lane is None or query.expires_s <= now:
             query.dropped = True
             return [Drop(query, DropReason.FAILED if lane is None else DropReason.EXPIRED)]
-        if lane.waiting + query.size > self.max_waiting and lane.waiting:
-            query.dropped = True
-            return [Drop(query, DropReason.QUEUE_FULL)]
+        query.plan = lane.plan
         self._enqueue(lane, query)
         return self._feed_idle(now) if self._idle else []
 

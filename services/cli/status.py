@@ -80,7 +80,7 @@ def _models(found: control_pb2.ListOperatingPointsResponse) -> Table:
         late = m.seen_tail_seconds > m.sla_seconds
         seen = f"{m.seen_tail_seconds * 1e3:.1f} ms" if m.seen_tail_seconds else "-"
         table.add_row(
-            f"{m.model}/{m.version}",
+            escape(f"{m.model}/{m.version}"),
             str(m.point.batch_size),
             str(m.point.offload_from) if m.point.offload_from else "never",
             _accelerators(m.accelerators),
@@ -101,11 +101,20 @@ def _accelerators(found: Sequence[control_pb2.Accelerator]) -> str:
     return "\n".join([f"{len(found) - len(away)} of {len(found)} ready", *map(escape, away)])
 
 
+def _point(point: control_pb2.OperatingPoint) -> str:
+    return (
+        f"{point.batch_size}, offload from {point.offload_from}"
+        if point.offload_from
+        else f"{point.batch_size}"
+    )
+
+
 def _decisions(decisions: deque[control_pb2.Decision]) -> Table:
     table = Table(title="decisions, latest first")
     for heading in ("time", "model", "batch", "reason"):
         table.add_column(heading)
     for d in decisions:
-        change = f"{d.old_point.batch_size} -> {d.new_point.batch_size}"
-        table.add_row(d.time.ToDatetime().strftime("%H:%M:%S"), f"{d.model}/{d.version}", change, d.reason)
+        change = f"{_point(d.old_point)} -> {_point(d.new_point)}"
+        model = escape(f"{d.model}/{d.version}")
+        table.add_row(d.time.ToDatetime().strftime("%H:%M:%S"), model, change, escape(d.reason))
     return table

@@ -218,7 +218,7 @@ class Dispatcher:
     def _fall_back(self, query: Query) -> None:
         """Give the CPU a query that no accelerator answered, or refuse it at once when the CPU would be too late."""
         now = self._loop.time()
-        cpu_s = self._batcher.cpu_seconds(query, now)
+        cpu_s = self._batcher.cpu_seconds(query, now, others=False)
         if not is_hopeless(query, cpu_s, now):
             self._obey(self._batcher.offload_failed(query, now))
             return

@@ -144,7 +144,7 @@ class Link:
             self.ready
             and self.terms.outputs.issuperset(outputs)
             and endpoint.queries < bounds.queries
-            and (not endpoint.queries or endpoint.tensor_bytes + tensor_bytes <= bounds.tensor_bytes)
+            and endpoint.tensor_bytes + tensor_bytes <= bounds.tensor_bytes
         )
 
     async def infer(
@@ -163,8 +163,9 @@ class Link:
                     )
                     for start in range(0, size, largest)
                 ]
-        except* EngineError as faults:
-            raise next(_leaves(faults)) from None
+        except ExceptionGroup as faults:
+            # Not except*: before Python 3.11.4 what it raises comes out in a group again.
+            raise _chief(faults) from None
         return [task.result() for task in tasks]
 
     async def _infer(
@@ -309,8 +310,8 @@ class Offloader:
         link.reason = str(fault)
         extra = {"model": link.spec.key, "endpoint": link.endpoint.address, "reason": link.reason}
         _log.warning("accelerator away", extra=extra)
-        self._tell(link, was_ready=True)
         self._probe_when_due(link)
+        self._tell(link, was_ready=True)
 
     def _tell(self, link: Link, *, was_ready: bool) -> None:
         """Report the model where this link was the only one that was ready, or is."""
@@ -333,20 +334,20 @@ class Offloader:
         """Ask the endpoint for the model once; further queries go there, or the next probe is due later."""
         extra: dict[str, object] = {"model": link.spec.key, "endpoint": link.endpoint.address}
         before = link.reason
-        wait_s = None
         try:
             link.terms = await admit(link.endpoint, link.spec)
-        except EngineError as fault:
-            link.reason = str(fault)
-            if isinstance(fault, ModelRefusedError):
-                wait_s = REFUSED_WAIT_S
-            elif isinstance(fault, UnresolvedError):
-                await link.endpoint.reopen()
+        except Exception as fault:  # noqa: BLE001 - the task's boundary: whatever happened, it must be asked again
+            if not isinstance(fault, EngineError):
+                _log.exception("unforeseen fault", extra=extra)
+            link.reason = str(fault) or type(fault).__name__
+            wait_s = REFUSED_WAIT_S if isinstance(fault, ModelRefusedError) else None
             link.breaker.probe_failed(self._loop.time(), wait_s)
+            self._probe_when_due(link)
             if link.reason != before:
                 what = "accelerator refused" if wait_s else "accelerator away"
                 _log.warning(what, extra={**extra, "reason": link.reason})
-            self._probe_when_due(link)
+            if isinstance(fault, UnresolvedError):
+                await link.endpoint.reopen()
             return
         link.reason = ""
         link.breaker.probe_succeeded(self._loop.time())
@@ -371,9 +372,8 @@ def _take_back(link: Link, fault: EngineError) -> None:
         attempt.abandon(fault)
 
 
-def _leaves(group: BaseExceptionGroup[EngineError]) -> Iterator[EngineError]:
-    for fault in group.exceptions:
-        if isinstance(fault, BaseExceptionGroup):
-            yield from _leaves(fault)
-        else:
-            yield fault
+def _chief(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the fault that a group of slices stands for: one that nobody foresaw, else the first."""
+    return next(
+        (fault for fault in group.exceptions if not isinstance(fault, EngineError)), group.exceptions[0]
+    )

@@ -43,7 +43,10 @@ class ServeSettings(BaseSettings):
         (), description="host:port of a Triton server to offload large queries to; several share the load"
     )
     offload_from: int = Field(
-        0, ge=0, description="offload queries of at least so many candidates; 0 lets the policy choose"
+        0,
+        ge=0,
+        le=(1 << 31) - 1,
+        description="offload queries of at least so many candidates; 0 lets the policy choose",
     )
     triton_queries: int = Field(
         128,

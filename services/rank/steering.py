@@ -70,7 +70,7 @@ class Steering:
 
     def pin(self, spec: ModelSpec, point: OperatingPoint) -> None:
         """Hold a model at a point."""
-        self._apply(self._controller.pin(spec.key, point, self._loop.time()))
+        self._apply(self._controller.pin(spec.key, point, self._loop.time()), keep=point)
 
     def unpin(self, spec: ModelSpec) -> None:
         """Let the controller choose again."""
@@ -95,7 +95,7 @@ class Steering:
     def set_accelerator(self, spec: ModelSpec, available: bool) -> None:
         """Note that the accelerator of a model came or went."""
         for decision in self._controller.set_accelerator(spec.key, available, self._loop.time()):
-            self._apply(decision)
+            self._apply(decision, keep=None)  # the threshold is to outlive an outage
 
     async def close(self) -> None:
         """Decide no more."""
@@ -110,7 +110,7 @@ class Steering:
         now = self._loop.time()
         decisions, questions = self._controller.react(now)
         for decision in decisions:
-            self._apply(decision)
+            self._apply(decision, decision.new)
         if now < self._ask_again_s:
             return
         self._questions.update((question.model, question) for question in questions)
@@ -125,7 +125,7 @@ class Steering:
                 answer = await self._planning.answer(question)
                 decision = self._controller.settle(question, answer, self._loop.time())
                 if decision is not None:
-                    self._apply(decision)
+                    self._apply(decision, decision.new)
         except PlanningLostError as error:
             self._ask_again_s = self._loop.time() + ASK_AGAIN_S
             self._questions.clear()
@@ -134,10 +134,12 @@ class Steering:
         finally:
             self._settling = None
 
-    def _apply(self, decision: Decision) -> None:
+    def _apply(self, decision: Decision, keep: OperatingPoint | None) -> None:
+        """Let a decision hold; ``keep``: the point for the next start, None to leave what is kept."""
         spec = self._specs[decision.model]
         self._batcher.set_plan(decision.model, decision.plan)
-        self._learnt.keep(spec, decision.new)
+        if keep is not None:
+            self._learnt.keep(spec, keep)
         dated = DatedDecision(time.time(), spec, decision)
         self._recent.append(dated)
         for queue in self._watchers:

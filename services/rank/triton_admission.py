@@ -1,4 +1,4 @@
-"""Admission: whether a Triton server can score a model just as the CPU does, and making it ready to."""
+"""Admission: whether a Triton server has the CPU's model, by version, inputs and outputs; and loading it there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from tritonclient.grpc import service_pb2
 
 from services.rank.engine import EngineError
 from services.rank.model import ModelSpec
-from services.rank.triton_endpoint import AttemptFailedError, Endpoint, ModelAbsentError
+from services.rank.triton_endpoint import (
+    AttemptFailedError,
+    Endpoint,
+    EndpointAwayError,
+    ModelAbsentError,
+    ModelDeadError,
+)
 from services.rank.triton_messages import differences, infer_request, read_answer
 from services.rank.warmup import random_batch
 
@@ -47,13 +53,18 @@ async def admit(endpoint: Endpoint, spec: ModelSpec) -> Terms:
         raise ModelRefusedError("; ".join(differing))
     request = service_pb2.ModelConfigRequest(name=spec.name, version=spec.version)
     config = (await endpoint.call("ModelConfig", request, ASK_S)).config
+    if spec.whole and 0 < config.max_batch_size < spec.largest_batch:
+        raise ModelRefusedError(f"max_batch_size is {config.max_batch_size} there; here no query is split")
     largest = min(spec.largest_batch, config.max_batch_size or spec.largest_batch)
     try:
         await _warm_up(endpoint, spec, min(largest, WARM_UP))
-    except ModelAbsentError:
+    except ModelDeadError as dead:
         # The server says ready, and still the model's process is dead: only another one helps.
-        await _unload(endpoint, spec)
-        await _load(endpoint, spec)
+        try:
+            await _unload(endpoint, spec)
+            await _load(endpoint, spec)
+        except EndpointAwayError as fault:
+            raise EndpointAwayError(f"{dead}; loading it anew: {fault}") from fault
         await _warm_up(endpoint, spec, min(largest, WARM_UP))
     return Terms(frozenset(tensor.name for tensor in metadata.outputs), largest)
 
@@ -63,12 +74,25 @@ async def _metadata(endpoint: Endpoint, spec: ModelSpec) -> Any:
     try:
         return await endpoint.call("ModelMetadata", request, ASK_S)
     except ModelAbsentError:
-        await _load(endpoint, spec)
+        refusal = await _refusal_to_load(endpoint, spec)
     try:
         return await endpoint.call("ModelMetadata", request, ASK_S)
     except ModelAbsentError:
-        # It has the model, but not this version: the answer names those that it has.
+        pass
+    try:
+        # It may have the model, but not this version: the answer names those that it has.
         return await endpoint.call("ModelMetadata", service_pb2.ModelMetadataRequest(name=spec.name), ASK_S)
+    except ModelAbsentError as absent:
+        raise refusal or absent from None
+
+
+async def _refusal_to_load(endpoint: Endpoint, spec: ModelSpec) -> EngineError | None:
+    """Load the model; return why it was not, which modes other than explicit always have a reason for."""
+    try:
+        await _load(endpoint, spec)
+    except (EndpointAwayError, AttemptFailedError) as fault:
+        return fault
+    return None
 
 
 async def _load(endpoint: Endpoint, spec: ModelSpec) -> None:

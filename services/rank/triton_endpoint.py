@@ -21,6 +21,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _UNRESOLVED = ("errors resolving", "DNS resolution failed", "name resolution")
+_UNLOADED = "is not at ready state"
 _BUSY = ("Exceeds maximum queue size", "timeout expired")
 
 
@@ -33,7 +34,11 @@ class UnresolvedError(EndpointAwayError):
 
 
 class ModelAbsentError(EndpointAwayError):
-    """The server is there but the model is not: not loaded, being unloaded, or its process is dead."""
+    """The server is there but the model is not: not loaded, or being unloaded."""
+
+
+class ModelDeadError(EndpointAwayError):
+    """The server calls the model ready, but the process that runs it is dead."""
 
 
 class EndpointBusyError(EngineError):
@@ -109,8 +114,11 @@ def to_engine_error(failure: grpc.aio.AioRpcError) -> EngineError:
         return EndpointBusyError(text)
     if code is grpc.StatusCode.UNAVAILABLE and any(sign in details for sign in _UNRESOLVED):
         return UnresolvedError(text)
-    # A server that stops answers NOT_FOUND "has no available versions", and one whose model's process died says ready.
-    if code is grpc.StatusCode.NOT_FOUND or "Stub process" in details:
+    if "Stub process" in details:
+        return ModelDeadError(text)
+    # A server that stops answers NOT_FOUND "has no available versions"; a version that it knows but has unloaded, or
+    # failed to load, is UNAVAILABLE.
+    if code is grpc.StatusCode.NOT_FOUND or _UNLOADED in details:
         return ModelAbsentError(text)
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNIMPLEMENTED}:
         return EndpointAwayError(text)

@@ -91,7 +91,10 @@ def read_answer(response: Any, spec: ModelSpec, outputs: Sequence[str], rows: in
 
 def _array(tensor: Any, data: bytes, declared: OutputSpec, rows: int) -> Array:
     shape = tuple(tensor.shape)
-    if tensor.datatype != DATATYPES[declared.dtype] or shape[:1] != (rows,):
+    fits = len(shape) == 1 + len(declared.shape) and all(
+        want in (-1, got) for want, got in zip(declared.shape, shape[1:], strict=True)
+    )
+    if tensor.datatype != DATATYPES[declared.dtype] or shape[:1] != (rows,) or not fits:
         raise EngineError(
             f'Triton\'s output "{declared.name}" is {tensor.datatype} {list(shape)} for {rows} candidates'
         )

@@ -21,6 +21,7 @@ from tests.triton.offloading_rig import (
     offloading,
     query,
     until,
+    until_all_ready,
     until_offloaded,
 )
 
@@ -117,6 +118,7 @@ async def test_a_threshold_may_be_pinned_where_an_accelerator_is_configured(line
             grpc.aio.insecure_channel(address) as channel,
         ):
             stub: Any = control_pb2_grpc.ControlServiceStub(channel)
+            await until_all_ready(address)
             point = control_pb2.OperatingPoint(batch_size=16, offload_from=33)
             request = control_pb2.PinOperatingPointRequest(model="linear", point=point)
             pinned = (await stub.PinOperatingPoint(request)).model
