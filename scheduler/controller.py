@@ -324,14 +324,15 @@ class Controller:
         """
         point, evidence = state.plan.point, state.evidence
         sizes, share = evidence.mix.law()
-        most = min(sizes[-1], LADDER[-1], state.plan.largest_batch)
         late = evidence.late(state.plan.sla_s)
         # A line through small batches cannot see that larger ones are cheaper: where queries are late, try them.
         unknown = evidence.cpu.buckets < 3 or (late and evidence.cpu.largest <= point.batch_size)
-        if unknown and not state.plan.whole and point.batch_size < most:
-            return replace(
-                point, batch_size=min(int((self.tuning.growth if late else 2) * point.batch_size), int(most))
-            )
+        if unknown and not state.plan.whole:
+            growth = self.tuning.growth if late else 2
+            size = int(min(growth * point.batch_size, sizes[-1], LADDER[-1], state.plan.largest_batch))
+            # A batch that alone takes half the target holds up all others, whatever it saves.
+            if size > point.batch_size and evidence.cpu.fit.run_s(size) <= state.plan.sla_s / 2:
+                return replace(point, batch_size=size)
         if (
             state.accelerator
             and point.offload_from is None

@@ -2,9 +2,10 @@
 
     python -m benchmarks.live [--repository model_repository] [--minutes 75] [PART ...]
 
-Parts: `scaled` (throughput of the three policies at a target of four times what a lone p95-size query takes), `change` (the controller follows cold starts, steps, larger queries, a taken core), `together` (one of two
-models flooded), `medium` (throughput at the paper's targets), `seeds` (wnd, rmc1, ncf and dien with two more seeds).
-Client and server share the machine's cores; the driver runs before all others where the system permits it.
+Parts: `scaled` (throughput of the three policies at a target of four times what a lone p95-size query takes), `change`
+(the controller follows cold starts, steps, larger queries, a taken core), `together` (one of two models flooded),
+`medium` (throughput at the paper's targets), `seeds` (wnd, rmc1, ncf and dien with two more seeds). Client and server
+share the machine's cores; the driver runs before all others where the system permits it.
 Findings are kept in benchmarks/results/live.jsonl and never measured twice: an interrupted run goes on where it was.
 """
 

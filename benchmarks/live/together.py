@@ -1,19 +1,24 @@
-"""Two models on one live server, one of them flooded: what the other gets."""
+"""Two models on one live server, one of them flooded by another client: what the other gets."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.live.findings import Findings
-from benchmarks.live.served import Served, served
+from benchmarks.live.served import served
 from benchmarks.live.throughput import POOL_BYTES
+from scheduler.measure import Measurement
 from services.loadgen.run import run_load
 from services.loadgen.settings import LoadSettings, ModelShare
 
 QUIET, FLOODED = "wnd", "rmc1"
 QUIET_LOAD, FLOOD = 0.25, 2.0
-DURATION_S = 20.0
+WARMUP_S, DURATION_S = 8.0, 20.0
 
 
 def study(findings: Findings, repository: Path) -> None:
@@ -30,29 +35,46 @@ def _measured(repository: Path, quiet: Any, flooded: Any) -> dict[str, Any]:
     targets_ms = {QUIET: quiet["target_ms"], FLOODED: flooded["target_ms"]}
     row: dict[str, Any] = {"quiet": QUIET, "flooded": FLOODED, "qps": quiet_qps, "flood_qps": flood_qps}
     with served(repository, targets_ms, "adaptive") as server:
-        for name, rate in (("alone", 0.0), ("beside_flood", flood_qps)):
-            found = _tail(server, quiet_qps, rate)
-            row[name] = {
-                "p95_ms": found.p95_s * 1e3,
-                "p99_ms": found.p99_s * 1e3,
-                "failed": found.failed,
-                "invalid": found.invalid,
-            }
+        row["alone"] = _tail(server.address, quiet_qps)
+        with _flood(server.address, flood_qps):
+            row["beside_flood"] = _tail(server.address, quiet_qps)
     return {**row, "target_ms": quiet["target_ms"]}
 
 
-def _tail(server: Served, quiet_qps: float, flood_qps: float) -> Any:
-    shares = [ModelShare(QUIET, quiet_qps)] + ([ModelShare(FLOODED, flood_qps)] if flood_qps else [])
+@contextmanager
+def _flood(address: str, qps: float) -> Iterator[None]:
+    """Flood from a process, and so a connection, of its own, for as long as the block lasts."""
+    until_s = 2 * (WARMUP_S + DURATION_S)
+    command = [sys.executable, "-m", "services.cli.app", "load", "--target", address, "--model", FLOODED]
+    arguments = ["--qps", f"{qps}", "--duration", f"{until_s}", "--warmup", "0"]
+    with subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as flood:
+        try:
+            yield
+            if flood.poll() is not None:
+                raise RuntimeError(f"the flood ended early, with exit code {flood.returncode}")
+        finally:
+            flood.kill()
+
+
+def _tail(address: str, qps: float) -> dict[str, Any]:
     settings = LoadSettings(
-        target=server.address,
-        models=tuple(shares),
-        qps=quiet_qps + flood_qps,
+        target=address,
+        models=(ModelShare(QUIET),),
+        qps=qps,
         duration_s=DURATION_S,
-        warmup_s=3.0,
+        warmup_s=WARMUP_S,
         pool_bytes=POOL_BYTES,
         min_queries=1,
     )
     result = run_load(settings)
     if result.cut_short is not None:
         raise KeyboardInterrupt
-    return result.models[0].measurement
+    found: Measurement = result.models[0].measurement
+    return {
+        "p95_ms": found.p95_s * 1e3,
+        "p99_ms": found.p99_s * 1e3,
+        "failed": found.failed,
+        "invalid": found.invalid,
+    }
