@@ -325,8 +325,10 @@ class Controller:
         point, evidence = state.plan.point, state.evidence
         sizes, share = evidence.mix.law()
         late = evidence.late(state.plan.sla_s)
-        # A line through small batches cannot see that larger ones are cheaper: where queries are late, try them.
-        unknown = evidence.cpu.buckets < 3 or (late and evidence.cpu.largest <= point.batch_size)
+        # A line through small batches cannot see that larger ones are cheaper: where queries are late though batches
+        # are as large as they may be, try larger ones.
+        full = 0.75 * point.batch_size <= evidence.cpu.largest <= point.batch_size
+        unknown = evidence.cpu.buckets < 3 or (late and full)
         if unknown and not state.plan.whole:
             growth = self.tuning.growth if late else 2
             size = int(min(growth * point.batch_size, sizes[-1], LADDER[-1], state.plan.largest_batch))

@@ -342,6 +342,18 @@ def test_exploring_keeps_within_what_the_model_accepts() -> None:
     assert explored.new == OperatingPoint(12)
 
 
+def test_a_late_model_tries_larger_batches_than_any_known_up_to_half_its_target() -> None:
+    """A line through small batches cannot see that larger ones are cheaper."""
+    for run_s, tried in ((1e-4, [OperatingPoint(256)]), (1e-3, [])):
+        controller = Controller(2)
+        controller.add("m", Plan(OperatingPoint(64), 0.1))
+        controller.observe_arrival(Query("m", 400, 0.0), 0.0)
+        made = fed(controller, [4, 20, 64] * 40, run_s, 0.2, 0)
+        assert [d.new for d in made if "explores" in d.reason] == tried
+        again = fed(controller, [4, 20, 64] * 40, run_s, 0.2, 1)  # batches have not become any larger
+        assert not [d.new for d in again if "explores" in d.reason]
+
+
 def test_a_retune_forgets_what_was_learnt_but_neither_pin_nor_accelerator() -> None:
     controller = Controller(2)
     controller.add("m", Plan(OperatingPoint(64, 100), 0.05), accelerator=True)
