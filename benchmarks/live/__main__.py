@@ -58,6 +58,9 @@ def ordered() -> list[str]:
 
 def show_throughput(console: Console, findings: Findings, target: str) -> list[dict[str, Any]]:
     rows = [row for m in ordered() if (row := throughput.summary(findings, m, target)) is not None]
+    if not rows:
+        console.print(f"{target}: nothing measured yet")
+        return rows
     table = Table(title=f"{target}: queries/s within the target, live (batch size; seeds)")
     columns = ("adaptive / static", "/ paper", "p99, slowest ms", "offline peak", "adaptive / peak")
     for heading in ("model", "ms", *COMPARED, *columns):
