@@ -20,7 +20,6 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.simulated_case import (
-    LARGEST_QUERY,
     Case,
     Finished,
     Row,
@@ -35,7 +34,7 @@ from scheduler.measure import Measurement, max_qps, summarise
 from scheduler.plan import POLICIES, OperatingPoint, Policy
 from scheduler.simulator import simulate
 from scheduler.tune import static_point
-from scheduler.workload import POISSON, draw_schedule, parse_sizes
+from scheduler.workload import POISSON, PRODUCTION_MAX_SIZE, draw_schedule, parse_sizes
 
 SEED = 0
 ONLINE = "+ online"
@@ -58,7 +57,7 @@ MEASURE_S = 10.0
 
 def ablate(case: Case) -> Row:
     """Return one row: queries/s within the target after each step, and the batch sizes."""
-    point = static_point(LARGEST_QUERY, case.profile.cores)
+    point = static_point(PRODUCTION_MAX_SIZE, case.profile.cores)
     qps = {"static": case.capacity(POLICIES["static"], point, SEED).qps}
     batch_size = {"static": point.batch_size}
     for step, policy in TUNED.items():

@@ -18,7 +18,6 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.simulated_case import (
-    LARGEST_QUERY,
     Borne,
     Case,
     Finished,
@@ -32,6 +31,7 @@ from benchmarks.simulated_case import (
 )
 from scheduler.plan import POLICIES
 from scheduler.tune import static_point
+from scheduler.workload import PRODUCTION_MAX_SIZE
 
 SEED = 0
 LOADS = (
@@ -58,7 +58,7 @@ def study(case: Case) -> Row:
     }
     if not case.feasible:
         return row
-    point = static_point(LARGEST_QUERY, case.profile.cores)
+    point = static_point(PRODUCTION_MAX_SIZE, case.profile.cores)
     static = Borne(POLICIES["static"], point, case.capacity(POLICIES["static"], point, SEED).qps)
     row |= entries(case, "static", static)
     for name in TUNED:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from services.loadgen.result import ModelResult
 from services.loadgen.run import run_load
 from services.loadgen.settings import MIB, LoadSettings, ModelShare
 from services.machine import describe_machine
@@ -118,7 +119,8 @@ class Bench:
         return process.cpu_s() - before_s
 
 
-def drive(address: str, model: str, in_flight: int, queries: int, sizes: str) -> Any:
+def drive(address: str, model: str, in_flight: int, queries: int, sizes: str, seed: int = 0) -> ModelResult:
+    """Run a closed loop and return its result; RuntimeError when not all queries were answered."""
     settings = LoadSettings(
         target=address,
         models=(ModelShare(model),),
@@ -128,6 +130,7 @@ def drive(address: str, model: str, in_flight: int, queries: int, sizes: str) ->
         warmup_s=0.0,
         pool_bytes=512 * MIB,
         min_queries=1,
+        seed=seed,
     )
     result = run_load(settings).models[0]
     if result.codes != {"OK": queries}:

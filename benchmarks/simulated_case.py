@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import scheduler
+from scheduler.first_plan import untuned_plan
 from scheduler.latency import BackendProfile, LatencyProfile, LinearFit, accelerated
 from scheduler.measure import Capacity, Measure, Measurement, Sla, feasible, max_qps
 from scheduler.plan import OperatingPoint, Plan, Policy
@@ -29,6 +30,7 @@ from scheduler.simulator import Node, simulated_load
 from scheduler.tune import hill_climb
 from scheduler.workload import parse_sizes
 from services.models.spec import SLUGS, spec_for
+from services.profiles import read_profile
 
 DATA = Path(__file__).parent / "data"
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +40,6 @@ TARGETS = {"medium": 1.0, "low": 0.5, "high": 1.5}
 """Multiples of the target that the paper gives; a fourth, ``scaled``, is SCALED times a lone query."""
 
 SCALED = 4.0
-LARGEST_QUERY = 1000
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 """Batch sizes of the searches without an accelerator. From 32 on a batch's fixed cost is at most a seventh of it in all
 models but ncf, which wants 512; smaller ones cost the most simulation, and when tried were the best of no model."""
@@ -122,19 +123,12 @@ class Case:
     @property
     def start_qps(self) -> float:
         """The rate at which searches start: about half of what the cores can do."""
-        return 0.5 * self.profile.cores / self.fit.run_s(100)
+        return likely_qps(self.profile)
 
     @property
     def plan(self) -> Plan:
         """The plan but for its point."""
-        fit = self.fit
-        return Plan(
-            OperatingPoint(1),
-            self.sla.seconds,
-            fit.fixed_s,
-            fit.per_candidate_s,
-            smallest_cut=fit.smallest_cut,
-        )
+        return untuned_plan(self.fit, self.sla.seconds)
 
     @cached_property
     def node(self) -> Node:
@@ -234,9 +228,12 @@ def _shape(policy: Policy) -> str:
 
 def load_profile(folder: Path, model: str) -> LatencyProfile:
     """Read what `deeprecsys profile` wrote of one model."""
-    data = json.loads((folder / f"{model}.json").read_text(encoding="utf-8"))
-    data.pop("machine")
-    return LatencyProfile.from_dict(data)
+    return read_profile(folder / f"{model}.json")
+
+
+def likely_qps(profile: LatencyProfile) -> float:
+    """Return about half of what the cores can do, where a search begins."""
+    return 0.5 * profile.cores / profile.backend("cpu").busy.fit().run_s(100)
 
 
 def profiled_machine(folder: Path, model: str) -> Any:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.order_study import RULES as ORDERS
 from benchmarks.simulated_case import (
     BATCH_SIZES,
     STATE,
@@ -41,12 +42,7 @@ from scheduler.workload import parse_sizes
 
 OURS = POLICIES["adaptive"]
 RULES: Mapping[str, Policy] = {
-    "first come": replace(OURS, overtaking=0.0),
-    "aged 1": replace(OURS, overtaking=1.0),
-    "aged 2": replace(OURS, overtaking=2.0),
-    "aged 4": OURS,
-    "aged 8": replace(OURS, overtaking=8.0),
-    "shortest first": replace(OURS, overtaking=1e9),
+    name: ORDERS[name] for name in ("first come", "aged 1", "aged 2", "aged 4", "aged 8", "shortest first")
 }
 SEED = 0
 FRESH_SEEDS = (101, 102)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scheduler.latency import fit_line
+from scheduler.latency import LinearFit, fit_line
 from scheduler.plan import OperatingPoint, Plan
 
 NEAR_CHEAPEST = 1.02
@@ -14,6 +14,11 @@ NEAR_CHEAPEST = 1.02
 
 HANDOVER_S = 1e-4
 """Seconds of handing a batch to a worker and back: what it costs the scheduler beside what the engine takes."""
+
+
+def untuned_plan(fit: LinearFit, sla_s: float) -> Plan:
+    """Return the plan of batches that take ``fit``, but for its point: it holds single candidates until one is set."""
+    return Plan(OperatingPoint(1), sla_s, fit.fixed_s, fit.per_candidate_s, fit.smallest_cut)
 
 
 def first_plan(

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.batching import Batcher
+from scheduler.first_plan import untuned_plan
+from scheduler.latency import LatencyProfile
 from scheduler.measure import Measure, Measurement, Sla, summarise
 from scheduler.plan import OperatingPoint, Plan, Policy
 from scheduler.query import Batch, Complete, Instruction, Offload, Query, Run
-from scheduler.service_law import ServiceLaw
+from scheduler.service_law import ServiceLaw, measured
 from scheduler.workload import POISSON, ArrivalLaw, SizeLaw, draw_schedule
 
 F64Array = NDArray[np.float64]
@@ -158,6 +160,25 @@ def simulated_load(
         return summarise(sla, schedule.arrival_s, run.latency_s, schedule.size, window=window)
 
     return measure
+
+
+def profiled_load(
+    profile: LatencyProfile,
+    policy: Policy,
+    sla: Sla,
+    sizes: SizeLaw,
+    *,
+    queries: int = 10_000,
+    seed: int = 0,
+) -> Measure:
+    """Return the Measure of a model on a simulated node of its profile's cores, without an accelerator.
+
+    Raises ValueError for a profile without the backend ``cpu``.
+    """
+    cpu = profile.backend("cpu")
+    node = Node(profile.cores, {profile.model: measured(cpu, profile.cores)})
+    plan = untuned_plan(cpu.busy.fit(), sla.seconds)
+    return simulated_load(node, policy, profile.model, plan, sla, sizes, queries=queries, seed=seed)
 
 
 def _through_front_end(arrival_s: F64Array, each_s: float) -> F64Array:

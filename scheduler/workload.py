@@ -23,7 +23,8 @@ MAX_QUERIES = 20_000_000
 """The most queries that one schedule may have: a schedule is held in memory as a whole."""
 
 PRODUCTION_MAX_SIZE = 1000
-"""The largest query of production traffic that the paper reports, in candidates."""
+"""The largest query of production traffic, in candidates, as reported by the paper (not re-checked): what `static`
+divides by the cores."""
 
 RELEASED_MAX_SIZE = 1024
 """The clip of the paper's released generator, in candidates; the default of the laws with parameters."""

@@ -10,18 +10,17 @@ import numpy as np
 
 from benchmarks.live.findings import Findings
 from benchmarks.live.served import served
-from benchmarks.simulated_case import BATCH_SIZES, DATA, load_profile
+from benchmarks.serving_cost import drive
+from benchmarks.simulated_case import BATCH_SIZES, DATA, likely_qps, load_profile
 from scheduler.measure import Sla
-from scheduler.plan import POLICIES, OperatingPoint, Plan
-from scheduler.service_law import measured
-from scheduler.simulator import Node, simulated_load
+from scheduler.plan import POLICIES
+from scheduler.simulator import profiled_load
 from scheduler.tune import hill_climb, static_point
-from scheduler.workload import parse_sizes
+from scheduler.workload import PRODUCTION_MAX_SIZE, parse_sizes
 from services.cores import usable_cores
-from services.loadgen.run import find_max, run_load
+from services.loadgen.run import find_max
 from services.loadgen.settings import MIB, LoadSettings, ModelShare
 from services.models.spec import spec_for
-from services.rank.starting_point import LARGEST_QUERY
 
 SIZES = "production"
 P95_SIZE = int(np.percentile(parse_sizes(SIZES).draw(np.random.default_rng(0), 100_000), 95))
@@ -49,12 +48,10 @@ def lone(repository: Path, model: str) -> dict[str, Any]:
     The peak is a closed loop of PEAK_IN_FLIGHT queries through Rank, same driver, no target.
     """
     with served(repository, {model: spec_for(model).sla_ms}, "adaptive") as server:
-        alone = run_load(_closed(server.address, model, 1, LONE_QUERIES, f"fixed:{P95_SIZE}")).models[0]
+        alone = drive(server.address, model, 1, LONE_QUERIES, f"fixed:{P95_SIZE}")
         server.unpin(model)
         peaks = [
-            run_load(_closed(server.address, model, PEAK_IN_FLIGHT, PEAK_QUERIES, SIZES, seed))
-            .models[0]
-            .measurement.completed_qps
+            drive(server.address, model, PEAK_IN_FLIGHT, PEAK_QUERIES, SIZES, seed).measurement.completed_qps
             for seed in range(2)
         ]
     return {"lone_s": alone.measurement.p50_s, "peak_qps": max(peaks)}
@@ -69,20 +66,9 @@ def targets_ms(model: str, lone_s: float) -> dict[str, float]:
 
 def tuned_offline(model: str, target_s: float) -> int:
     """Return the batch size that `paper` finds: hill climb in the simulator, from this machine's profile."""
-    profile = load_profile(DATA / "profiles", model)
-    fit = profile.backend("cpu").busy.fit()
-    plan = Plan(OperatingPoint(1), target_s, fit.fixed_s, fit.per_candidate_s, fit.smallest_cut)
-    sla = Sla(95.0, target_s)
-    measure = simulated_load(
-        Node(profile.cores, {model: measured(profile.backend("cpu"), profile.cores)}),
-        POLICIES["paper"],
-        model,
-        plan,
-        sla,
-        parse_sizes(SIZES),
-        queries=TUNE_QUERIES,
-    )
-    start_qps = 0.5 * profile.cores / fit.run_s(100)
+    profile, sla = load_profile(DATA / "profiles", model), Sla(95.0, target_s)
+    measure = profiled_load(profile, POLICIES["paper"], sla, parse_sizes(SIZES), queries=TUNE_QUERIES)
+    start_qps = likely_qps(profile)
     return hill_climb(measure, sla, start_qps, batch_sizes=BATCH_SIZES, thresholds=()).point.batch_size
 
 
@@ -153,7 +139,7 @@ def study(findings: Findings, repository: Path, model: str, target: str, seed: i
         return
     tuned = findings.once(f"tuned/{model}/{target}", lambda: tuned_offline(model, target_ms / 1e3))
     batch_sizes = {
-        "static": static_point(LARGEST_QUERY, usable_cores()).batch_size,
+        "static": static_point(PRODUCTION_MAX_SIZE, usable_cores()).batch_size,
         "paper": tuned,
         "adaptive": None,
     }
@@ -204,19 +190,3 @@ def geometric_mean(rows: list[dict[str, Any]], over: str, under: str) -> tuple[f
     met = [row for row in rows if over in row and row[over]["qps"] and row[under]["qps"]]
     ratios = [row[over]["qps"] / row[under]["qps"] for row in met]
     return (math.exp(float(np.mean(np.log(ratios)))) if ratios else math.nan), len(ratios)
-
-
-def _closed(
-    address: str, model: str, in_flight: int, queries: int, sizes: str, seed: int = 0
-) -> LoadSettings:
-    return LoadSettings(
-        target=address,
-        models=(ModelShare(model),),
-        sizes=sizes,
-        concurrency=in_flight,
-        count=queries,
-        warmup_s=0.0,
-        pool_bytes=POOL_BYTES,
-        min_queries=1,
-        seed=seed,
-    )

@@ -11,9 +11,8 @@ from rich.table import Table
 
 from deeprecsys.errors import InvalidSettingError
 from scheduler.measure import Sla
-from scheduler.plan import POLICIES, OperatingPoint, Plan
-from scheduler.service_law import measured
-from scheduler.simulator import Node, simulated_load
+from scheduler.plan import POLICIES
+from scheduler.simulator import profiled_load
 from scheduler.tune import BATCH_SIZES, Tried, Tuned, hill_climb
 from scheduler.tune import exhaustive as every_point
 from scheduler.workload import parse_sizes
@@ -103,11 +102,8 @@ def _simulated(
         law = parse_sizes(sizes)
     except ValueError as error:
         raise InvalidSettingError(str(error)) from error
-    cpu, sla = profile.backend("cpu"), Sla(95.0, sla_ms / 1e3)
-    fit = cpu.busy.fit()
-    plan = Plan(OperatingPoint(1), sla.seconds, fit.fixed_s, fit.per_candidate_s, fit.smallest_cut)
-    node = Node(profile.cores, {model: measured(cpu, profile.cores)})
-    measure = simulated_load(node, POLICIES[policy], model, plan, sla, law, queries=queries, seed=seed)
+    sla = Sla(95.0, sla_ms / 1e3)
+    measure = profiled_load(profile, POLICIES[policy], sla, law, queries=queries, seed=seed)
     search = every_point if grid else hill_climb
     return search(measure, sla, start_qps, batch_sizes=_rungs(largest), thresholds=())
 

@@ -6,13 +6,10 @@ from dataclasses import dataclass, replace
 
 from scheduler.plan import OperatingPoint, Plan
 from scheduler.tune import static_point
+from scheduler.workload import PRODUCTION_MAX_SIZE
 from services.rank.learnt_points import LearntPoints
 from services.rank.model import ModelSpec
 from services.rank.settings import ServeSettings
-
-LARGEST_QUERY = 1000
-"""The largest query of production traffic, as reported by the paper (not re-checked): what `static` divides by the
-cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ def starting_point(
     point, held = timed.point, settings.policy != "adaptive"
     kept = learnt.find(spec)
     if settings.policy == "static":
-        point = static_point(LARGEST_QUERY, workers)
+        point = static_point(PRODUCTION_MAX_SIZE, workers)
     elif kept is not None:
         # A free model learns anew whether to offload: the accelerator may be another one by now, or away.
         offload_from = kept.offload_from if held and settings.triton else None

@@ -18,8 +18,8 @@ from deeprecsys.errors import InvalidQueryError, ModelNotFoundError
 from deeprecsys.status import to_error
 from deeprecsys.v1 import control_pb2, control_pb2_grpc
 from scheduler.plan import OperatingPoint
+from scheduler.workload import PRODUCTION_MAX_SIZE
 from services.rank.learnt_points import FILE, LearntPoints
-from services.rank.starting_point import LARGEST_QUERY
 from tests.services.rank.test_dispatcher import SPEC
 
 QUERY = {"dense": np.zeros((60, 3), np.float32), "ids": np.zeros((60, 2), np.int32)}
@@ -104,7 +104,7 @@ async def test_a_retune_keeps_what_is_pinned(repository, running) -> None:
 @pytest.mark.parametrize(
     ("settings", "batch_size", "pinned"),
     [
-        ({"policy": "static", "workers": 20}, LARGEST_QUERY // 20, True),
+        ({"policy": "static", "workers": 20}, PRODUCTION_MAX_SIZE // 20, True),
         ({"policy": "adaptive", "batch_size": 9}, 9, True),
         ({"policy": "paper"}, None, True),
         ({"policy": "adaptive"}, None, False),
