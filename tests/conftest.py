@@ -51,7 +51,7 @@ def _model(
     return model.SerializeToString()
 
 
-def linear_model(batch: str | int = "batch") -> bytes:
+def linear_model(batch: str | int = "batch", table: np.ndarray = TABLE) -> bytes:
     """Inputs dense FP32 [N, 3] and ids INT32 [N, 2]; outputs score [N, 1] and logit [N, 1]."""
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["rows"]),
@@ -68,7 +68,7 @@ def linear_model(batch: str | int = "batch") -> bytes:
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 1]) for name in ("score", "logit")
     ]
-    constants = {"table": TABLE, "row_axes": np.array([1, 2]), "one": np.array([1])}
+    constants = {"table": table, "row_axes": np.array([1, 2]), "one": np.array([1])}
     return _model(nodes, inputs, outputs, constants)
 
 

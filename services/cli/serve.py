@@ -32,6 +32,8 @@ def serve(
     offload_from: Annotated[int | None, _flag("offload_from")] = None,
     triton_queries: Annotated[int | None, _flag("triton_queries")] = None,
     triton_bytes: Annotated[int | None, _flag("triton_bytes")] = None,
+    triton_shared_memory: Annotated[int | None, _flag("triton_shared_memory")] = None,
+    triton_tolerance: Annotated[float | None, _flag("triton_tolerance")] = None,
     state_dir: Annotated[Path | None, _flag("state_dir")] = None,
     max_candidates: Annotated[int | None, _flag("max_candidates")] = None,
     max_message_bytes: Annotated[int | None, _flag("max_message_bytes")] = None,

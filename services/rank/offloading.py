@@ -9,27 +9,34 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from deeprecsys.tensors import Array
 from scheduler.breaker import Breaker, BreakerState, Patience
+from services.rank.catalogue import ServedModel
 from services.rank.engine import EngineError
 from services.rank.model import ModelSpec
-from services.rank.triton_admission import ModelRefusedError, Terms, admit
+from services.rank.triton_admission import ModelRefusedError, Sample, Terms, admit, take_sample
 from services.rank.triton_endpoint import (
     AttemptFailedError,
     Endpoint,
     EndpointAwayError,
     EndpointBusyError,
+    SilentError,
     UnresolvedError,
 )
-from services.rank.triton_messages import infer_request, read_answer, request_bytes
+from services.rank.triton_memory import Block, TensorMemory
+from services.rank.triton_messages import block_bytes, infer_request, read_answer, request_bytes
 
 _log = logging.getLogger(__name__)
 
 REFUSED_WAIT_S = 5.0
 """How often a model that the server has otherwise is compared again."""
+
+TOLERANCE = 0.05
+"""Other weights move scores by as much as they spread; half precision and TensorRT by a hundredth of that."""
 
 HANG_TARGETS = 5
 """A server that says nothing for so many times a model's target hangs: whatever it does, it is of no use."""
@@ -52,10 +59,14 @@ Changed = Callable[[ModelSpec, bool], None]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most that may be on the way to one endpoint: queries, and bytes of their tensors."""
+    """The most that may be on the way to one endpoint: queries, and bytes of their tensors.
+
+    ``shared_bytes``: memory shared with each endpoint, through which the tensors go; 0 puts them into messages.
+    """
 
     queries: int = 128
     tensor_bytes: int = 256 << 20
+    shared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +132,13 @@ class Attempt:
 class Link:
     """One model at one endpoint: its breaker, the terms it was admitted on, and the attempts that are on their way."""
 
-    def __init__(self, endpoint: Endpoint, spec: ModelSpec, patience: Patience) -> None:
+    def __init__(
+        self, endpoint: Endpoint, memory: TensorMemory | None, model: ServedModel, patience: Patience
+    ) -> None:
         self.endpoint = endpoint
-        self.spec = spec
+        self.memory = memory
+        self.model = model
+        self.spec = spec = model.spec
         hang_s = max(patience.hang_s, HANG_TARGETS * spec.sla.seconds)
         self.breaker = Breaker(replace(patience, hang_s=hang_s))
         self.watch: asyncio.TimerHandle | None = None  # while attempts are on their way
@@ -171,15 +186,20 @@ class Link:
     async def _infer(
         self, inputs: Sequence[Array], start: int, stop: int, outputs: Sequence[str], limit_s: float
     ) -> Part:
-        request = infer_request(self.spec, inputs, start, stop, outputs, limit_s)
-        response = await self.endpoint.infer(request, limit_s)
+        with self._lend(block_bytes(inputs, stop - start)) as block:
+            request = infer_request(self.spec, inputs, start, stop, outputs, limit_s, block)
+            response = await self.endpoint.infer(request, limit_s)
         return start, read_answer(response, self.spec, outputs, stop - start)
+
+    def _lend(self, count: int) -> AbstractContextManager[Block | None]:
+        return nullcontext() if self.memory is None else self.memory.lend(count)
 
 
 class Offloader:
     """Sends whole queries to the endpoints that are ready for their model; make and use it on the loop thread.
 
-    ``changed`` is told when a model can be offloaded, and when it no longer can.
+    ``changed`` is told when a model can be offloaded, and when it no longer can. ``tolerance``: how far an endpoint's
+    scores of a sample may be from the CPU's, as a share of the sample's spread.
     """
 
     def __init__(
@@ -188,20 +208,28 @@ class Offloader:
         changed: Changed,
         bounds: Bounds | None = None,
         patience: Patience | None = None,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._endpoints = [Endpoint(address) for address in addresses]
         self._changed = changed
         self._bounds = bounds or Bounds()
         self._patience = patience or Patience()
+        self._tolerance = tolerance
         self._links: dict[str, list[Link]] = {}
+        self._samples: dict[str, Sample] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[Link, asyncio.TimerHandle] = {}
+        shared_bytes = self._bounds.shared_bytes
+        self._memories = {
+            Endpoint(address): TensorMemory(shared_bytes) if shared_bytes else None for address in addresses
+        }
+        for endpoint in self._memories:
+            self._spawn(self._listen(endpoint))
 
-    def add(self, spec: ModelSpec) -> None:
+    def add(self, model: ServedModel) -> None:
         """Offload this model to every endpoint that turns out to have it; the asking goes on in the background."""
-        links = [Link(endpoint, spec, self._patience) for endpoint in self._endpoints]
-        self._links[spec.key] = links
+        links = [Link(endpoint, memory, model, self._patience) for endpoint, memory in self._memories.items()]
+        self._links[model.spec.key] = links
         for link in links:
             self._probe_when_due(link)
 
@@ -241,7 +269,9 @@ class Offloader:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for endpoint in self._endpoints:
+        for endpoint, memory in self._memories.items():
+            if memory is not None:
+                await memory.close(endpoint)
             await endpoint.close()
 
     def _all_links(self) -> Iterator[Link]:
@@ -319,6 +349,18 @@ class Offloader:
         if not others and link.ready is not was_ready:
             self._changed(link.spec, link.ready)
 
+    async def _listen(self, endpoint: Endpoint) -> None:
+        """Ask an endpoint for its models again whenever the connection was lost: another server may answer there.
+
+        What is on the way is left to end by itself: a server that stops in order still answers it.
+        """
+        while True:
+            await endpoint.lost()
+            for link in self._all_links():
+                now = self._loop.time()
+                if link.endpoint is endpoint and link.breaker.away(now, now):
+                    self._opened(link, EndpointAwayError("the connection was lost"))
+
     # ---- probes ----
 
     def _probe_when_due(self, link: Link) -> None:
@@ -335,7 +377,9 @@ class Offloader:
         extra: dict[str, object] = {"model": link.spec.key, "endpoint": link.endpoint.address}
         before = link.reason
         try:
-            link.terms = await admit(link.endpoint, link.spec)
+            sample = await self._sample(link.model)
+            link.terms = await admit(link.endpoint, link.spec, sample, self._tolerance)
+            await _share(link)
         except Exception as fault:  # noqa: BLE001 - the task's boundary: whatever happened, it must be asked again
             if not isinstance(fault, EngineError):
                 _log.exception("unforeseen fault", extra=extra)
@@ -346,13 +390,20 @@ class Offloader:
             if link.reason != before:
                 what = "accelerator refused" if wait_s else "accelerator away"
                 _log.warning(what, extra={**extra, "reason": link.reason})
-            if isinstance(fault, UnresolvedError):
+            if isinstance(fault, UnresolvedError | SilentError):
                 await link.endpoint.reopen()
             return
         link.reason = ""
         link.breaker.probe_succeeded(self._loop.time())
         _log.info("accelerator ready", extra=extra)
         self._tell(link, was_ready=False)
+
+    async def _sample(self, model: ServedModel) -> Sample:
+        """Return what the CPU makes of a sample; computed when an endpoint first asks for it, off the loop."""
+        key = model.spec.key
+        if key not in self._samples:
+            self._samples[key] = await asyncio.to_thread(take_sample, model)
+        return self._samples[key]
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
@@ -364,6 +415,17 @@ class Offloader:
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()) is not None:
             _log.error("unforeseen fault", exc_info=fault)
+
+
+async def _share(link: Link) -> None:
+    """Offer the endpoint the shared memory; where it cannot have it, tensors travel in messages."""
+    if link.memory is None:
+        return
+    try:
+        await link.memory.offer(link.endpoint)
+    except EngineError as fault:
+        extra = {"endpoint": link.endpoint.address, "reason": str(fault)}
+        _log.warning("no shared memory with the accelerator; tensors travel in messages", extra=extra)
 
 
 def _take_back(link: Link, fault: EngineError) -> None:

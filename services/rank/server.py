@@ -65,7 +65,7 @@ async def serve(
         start = starting_point(settings, model.spec, timed, learnt, workers)
         steering.add(model.spec, start.plan, start.plan.point if start.pinned else None)
         if offloader is not None:
-            offloader.add(model.spec)
+            offloader.add(model)
         return start.plan
 
     async with AsyncExitStack() as opened:
@@ -102,8 +102,8 @@ def _offloader(settings: ServeSettings, steering: Steering) -> Offloader | None:
     """Return what offloads to the Triton servers of the settings; None when there are none."""
     if not settings.triton:
         return None
-    bounds = Bounds(settings.triton_queries, settings.triton_bytes)
-    return Offloader(settings.triton, steering.set_accelerator, bounds)
+    bounds = Bounds(settings.triton_queries, settings.triton_bytes, settings.triton_shared_memory)
+    return Offloader(settings.triton, steering.set_accelerator, bounds, tolerance=settings.triton_tolerance)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -56,6 +56,17 @@ class ServeSettings(BaseSettings):
     triton_bytes: int = Field(
         256 << 20, ge=1, description="bytes of tensors that may be on the way to one Triton server"
     )
+    triton_shared_memory: int = Field(
+        0,
+        ge=0,
+        description="bytes of system shared memory with each Triton server, which must be on this host; "
+        "0 sends tensors in messages",
+    )
+    triton_tolerance: float = Field(
+        0.05,
+        ge=0,
+        description="how far Triton's scores of a sample may be from the CPU's, as a share of the sample's spread",
+    )
     state_dir: Path | None = Field(None, description="directory where operating points outlive the process")
     max_candidates: int = Field(4096, ge=1, le=1 << 24, description="most candidates in one query")
     max_message_bytes: int = Field(

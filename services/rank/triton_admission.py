@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from deeprecsys.tensors import Array
+from services.rank.catalogue import ServedModel
 from services.rank.engine import EngineError
 from services.rank.model import ModelSpec
 from services.rank.triton_endpoint import (
@@ -26,8 +28,11 @@ WARM_UP_S = 5.0
 """What a warm-up inference may take once the server has answered questions. Triton takes seconds to notice that a
 model's process is dead, and asking again meanwhile would only begin anew."""
 LOAD_S = 120.0
-WARM_UP = 32
-"""Candidates of the warm-up query."""
+ROUNDING = 1e-3
+"""What scores may always differ by, as a share of the largest: a sample may have no spread."""
+
+SAMPLE = 32
+"""Candidates of the query that is scored for comparison; it warms the model up, too."""
 
 
 class ModelRefusedError(EngineError):
@@ -42,10 +47,27 @@ class Terms:
     largest_batch: int
 
 
-async def admit(endpoint: Endpoint, spec: ModelSpec) -> Terms:
-    """Load the model where it is not loaded, compare it with ours, score a warm-up query, and return the terms.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A random query, its inputs in the model's order, and the CPU's scores of it, [n, ...]."""
 
-    Raises ModelRefusedError, which names what differs, or as :meth:`Endpoint.infer`.
+    inputs: list[Array]
+    scores: Array
+
+
+def take_sample(model: ServedModel) -> Sample:
+    """Score a sample of at most SAMPLE candidates on the CPU; blocks for one inference. Raises EngineError."""
+    spec = model.spec
+    inputs = random_batch(spec, min(spec.largest_batch, SAMPLE), np.random.default_rng(0))
+    (scores,) = model.engine.run(inputs, [spec.score_output])
+    return Sample([inputs[declared.name] for declared in spec.inputs], scores)
+
+
+async def admit(endpoint: Endpoint, spec: ModelSpec, sample: Sample, tolerance: float) -> Terms:
+    """Load the model where it is not loaded, compare it and its scores with ours, and return the terms.
+
+    ``tolerance``: how far its scores of the sample may be from the CPU's, as a share of their spread. Raises
+    ModelRefusedError, which names what differs, or as :meth:`Endpoint.infer`.
     """
     metadata = await _metadata(endpoint, spec)
     differing = differences(metadata, spec)
@@ -57,7 +79,7 @@ async def admit(endpoint: Endpoint, spec: ModelSpec) -> Terms:
         raise ModelRefusedError(f"max_batch_size is {config.max_batch_size} there; here no query is split")
     largest = min(spec.largest_batch, config.max_batch_size or spec.largest_batch)
     try:
-        await _warm_up(endpoint, spec, min(largest, WARM_UP))
+        await _compare(endpoint, spec, sample, largest, tolerance)
     except ModelDeadError as dead:
         # The server says ready, and still the model's process is dead: only another one helps.
         try:
@@ -65,7 +87,7 @@ async def admit(endpoint: Endpoint, spec: ModelSpec) -> Terms:
             await _load(endpoint, spec)
         except EndpointAwayError as fault:
             raise EndpointAwayError(f"{dead}; loading it anew: {fault}") from fault
-        await _warm_up(endpoint, spec, min(largest, WARM_UP))
+        await _compare(endpoint, spec, sample, largest, tolerance)
     return Terms(frozenset(tensor.name for tensor in metadata.outputs), largest)
 
 
@@ -106,11 +128,21 @@ async def _unload(endpoint: Endpoint, spec: ModelSpec) -> None:
     await endpoint.call("RepositoryModelUnload", request, LOAD_S)
 
 
-async def _warm_up(endpoint: Endpoint, spec: ModelSpec, size: int) -> None:
-    inputs = random_batch(spec, size, np.random.default_rng(0))
-    arrays = [inputs[declared.name] for declared in spec.inputs]
-    request = infer_request(spec, arrays, 0, size, [spec.score_output], WARM_UP_S)
+async def _compare(
+    endpoint: Endpoint, spec: ModelSpec, sample: Sample, largest: int, tolerance: float
+) -> None:
+    """Have the sample scored there; ModelRefusedError where the scores are not the CPU's."""
+    size = min(largest, len(sample.scores))
+    request = infer_request(spec, sample.inputs, 0, size, [spec.score_output], WARM_UP_S)
     response = await endpoint.infer(request, WARM_UP_S)
     (scores,) = read_answer(response, spec, [spec.score_output], size)
     if not np.isfinite(scores).all():
-        raise AttemptFailedError("scores of the warm-up query are not finite")
+        raise AttemptFailedError("scores of the sample are not finite")
+    ours = sample.scores.astype(np.float64)
+    allowed = tolerance * float(np.ptp(ours)) + ROUNDING * float(np.abs(ours).max())
+    apart = float(np.abs(scores.astype(np.float64) - ours[:size]).max())
+    if apart > allowed:
+        raise ModelRefusedError(
+            f"its scores of a sample are up to {apart:.3g} from those here, and {allowed:.3g} is allowed: "
+            "it has other weights under the same name and version, or a coarser precision than --triton-tolerance"
+        )

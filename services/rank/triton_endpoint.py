@@ -19,10 +19,9 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
+    # A connection that is lost means a server that was: not one that had nothing to do.
+    ("grpc.client_idle_timeout_ms", (1 << 31) - 1),
 ]
-_UNRESOLVED = ("errors resolving", "DNS resolution failed", "name resolution")
-_UNLOADED = "is not at ready state"
-_BUSY = ("Exceeds maximum queue size", "timeout expired")
 
 
 class EndpointAwayError(EngineError):
@@ -41,12 +40,20 @@ class ModelDeadError(EndpointAwayError):
     """The server calls the model ready, but the process that runs it is dead."""
 
 
+class RegionLostError(EndpointAwayError):
+    """The server does not know our shared memory: it was started anew, and the model has to be asked for again."""
+
+
 class EndpointBusyError(EngineError):
     """The server refused a query because its queue is full or because it waited there for too long."""
 
 
 class AttemptFailedError(EngineError):
     """No answer in time, or a failure that may be this query's own."""
+
+
+class SilentError(AttemptFailedError):
+    """No answer in time."""
 
 
 class Endpoint:
@@ -94,32 +101,54 @@ class Endpoint:
     async def reopen(self) -> None:
         """Begin anew with another channel, unless calls are on the way: closing one would cancel them.
 
-        For a name that does not resolve, which a channel asks for at ever longer intervals, up to two minutes.
+        For a name that does not resolve, which a channel asks for at ever longer intervals, up to two minutes; and for
+        a host that vanished without a word, to which the kernel keeps a dead connection for as long.
         """
         if not self._calls:
             old = self._channel
             self._open()
             await old.close()
 
+    async def lost(self) -> None:
+        """Wait until a connection, one that is there or one to come, is lost."""
+        while True:
+            channel = self._channel
+            state = channel.get_state()
+            await channel.wait_for_state_change(state)
+            if state is grpc.ChannelConnectivity.READY and channel is self._channel:
+                return
+
     async def close(self) -> None:
         """Close the channel; calls on it are cancelled."""
         await self._channel.close()
 
 
+_Code = grpc.StatusCode
+_ANY: frozenset[grpc.StatusCode] = frozenset(_Code)
+_MEANINGS: tuple[tuple[frozenset[grpc.StatusCode], tuple[str, ...], type[EngineError]], ...] = (
+    (frozenset({_Code.UNAVAILABLE}), ("Exceeds maximum queue size", "timeout expired"), EndpointBusyError),
+    (
+        frozenset({_Code.UNAVAILABLE}),
+        ("errors resolving", "DNS resolution failed", "name resolution"),
+        UnresolvedError,
+    ),
+    (_ANY, ("find shared memory region",), RegionLostError),
+    (_ANY, ("Stub process",), ModelDeadError),
+    # A server that stops answers NOT_FOUND "has no available versions"; a version that it knows but has unloaded, or
+    # failed to load, is UNAVAILABLE.
+    (frozenset({_Code.NOT_FOUND}), ("",), ModelAbsentError),
+    (_ANY, ("is not at ready state",), ModelAbsentError),
+    (frozenset({_Code.UNAVAILABLE, _Code.CANCELLED, _Code.UNIMPLEMENTED}), ("",), EndpointAwayError),
+    (frozenset({_Code.DEADLINE_EXCEEDED}), ("",), SilentError),
+    (_ANY, ("",), AttemptFailedError),
+)
+"""What a failed call means, the first row that fits: its codes, texts one of which its details hold."""
+
+
 def to_engine_error(failure: grpc.aio.AioRpcError) -> EngineError:
     """Return what a failed call means; the text is for the log."""
     code, details = failure.code(), failure.details() or ""
-    text = f"{code.name}: {details[:200]}"
-    if code is grpc.StatusCode.UNAVAILABLE and any(sign in details for sign in _BUSY):
-        return EndpointBusyError(text)
-    if code is grpc.StatusCode.UNAVAILABLE and any(sign in details for sign in _UNRESOLVED):
-        return UnresolvedError(text)
-    if "Stub process" in details:
-        return ModelDeadError(text)
-    # A server that stops answers NOT_FOUND "has no available versions"; a version that it knows but has unloaded, or
-    # failed to load, is UNAVAILABLE.
-    if code is grpc.StatusCode.NOT_FOUND or _UNLOADED in details:
-        return ModelAbsentError(text)
-    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNIMPLEMENTED}:
-        return EndpointAwayError(text)
-    return AttemptFailedError(text)
+    kind = next(
+        kind for codes, texts, kind in _MEANINGS if code in codes and any(text in details for text in texts)
+    )
+    return kind(f"{code.name}: {details[:200]}")

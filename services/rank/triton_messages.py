@@ -11,6 +11,8 @@ from tritonclient.grpc import service_pb2
 from deeprecsys.tensors import Array
 from services.rank.engine import EngineError
 from services.rank.model import InputSpec, ModelSpec, OutputSpec
+from services.rank.shared_memory import aligned
+from services.rank.triton_memory import Block
 
 DATATYPES: Mapping[np.dtype[np.generic], str] = {
     np.dtype("?"): "BOOL",
@@ -37,13 +39,25 @@ def request_bytes(inputs: Sequence[Array], size: int) -> int:
     return sum(array.nbytes // len(array) * size for array in inputs)
 
 
+def block_bytes(inputs: Sequence[Array], rows: int) -> int:
+    """Return the bytes of shared memory that ``rows`` candidates of a query take, each tensor aligned."""
+    return sum(aligned(array.nbytes // len(array) * rows) for array in inputs)
+
+
 def infer_request(
-    spec: ModelSpec, inputs: Sequence[Array], start: int, stop: int, outputs: Sequence[str], timeout_s: float
+    spec: ModelSpec,
+    inputs: Sequence[Array],
+    start: int,
+    stop: int,
+    outputs: Sequence[str],
+    timeout_s: float,
+    block: Block | None = None,
 ) -> bytes:
     """Return the message that asks Triton to score the candidates ``start`` to ``stop`` (exclusive) of a query.
 
     ``inputs``: in the model's order, first axis the query's size, or 1 for the user's side, which is repeated since
-    Triton takes equal first axes only. ``timeout_s``: at most so long the request waits in Triton's queue.
+    Triton takes equal first axes only. ``timeout_s``: at most so long the request waits in Triton's queue. ``block``:
+    at least :func:`block_bytes` of shared memory that the tensors are written to; None puts them into the message.
 
     The tensors are copied once, from where they lie into the message: protobuf's own classes would copy them three
     times, and a message may be joined from the encodings of its fields.
@@ -51,16 +65,32 @@ def infer_request(
     rows = stop - start
     header = service_pb2.ModelInferRequest(model_name=spec.name, model_version=spec.version)
     header.parameters["timeout"].int64_param = max(1, round(timeout_s * 1e6))
-    pieces: list[Any] = [b""]
     for declared, array in zip(spec.inputs, inputs, strict=True):
         shape = (rows, *array.shape[1:])
         header.inputs.add(name=declared.name, datatype=DATATYPES[declared.dtype], shape=shape)
-        taken = array.tobytes() * rows if len(array) == 1 else array[start:stop]
-        pieces += (_RAW_TAG, _varint(array.nbytes // len(array) * rows), taken)
     for name in outputs:
         header.outputs.add(name=name)
-    pieces[0] = header.SerializeToString()
+    if block is not None:
+        _write(header, inputs, start, stop, block)
+        return bytes(header.SerializeToString())
+    pieces: list[Any] = [header.SerializeToString()]
+    for array in inputs:
+        taken = array.tobytes() * rows if len(array) == 1 else array[start:stop]
+        pieces += (_RAW_TAG, _varint(array.nbytes // len(array) * rows), taken)
     return b"".join(pieces)
+
+
+def _write(header: Any, inputs: Sequence[Array], start: int, stop: int, block: Block) -> None:
+    """Copy the slice into shared memory, and say in the header where each tensor lies."""
+    offset, rows = 0, stop - start
+    for tensor, array in zip(header.inputs, inputs, strict=True):
+        nbytes = array.nbytes // len(array) * rows
+        place = block.data[offset : offset + nbytes].view(array.dtype).reshape(rows, *array.shape[1:])
+        np.copyto(place, array if len(array) == 1 else array[start:stop])
+        tensor.parameters["shared_memory_region"].string_param = block.region
+        tensor.parameters["shared_memory_byte_size"].int64_param = nbytes
+        tensor.parameters["shared_memory_offset"].int64_param = block.offset + offset
+        offset += aligned(nbytes)
 
 
 def _varint(number: int) -> bytes:

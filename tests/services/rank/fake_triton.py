@@ -18,8 +18,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """One model `m`: input x and output y, FP32 [-1, 1]; y is x.
 
     ``fault``: what inferences of more than one candidate end with, a code and its details; None for scores. ``held``:
-    while cleared they wait. ``down``: what every call ends with.
+    while cleared they wait. ``down``: what every call ends with. ``bias``: what is added to every score.
     """
+
+    server: grpc.aio.Server
 
     def __init__(self) -> None:
         self.held = asyncio.Event()
@@ -32,6 +34,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.loads = 0
         self.sizes: list[int] = []
         self.cancelled = 0
+        self.bias = 0.0
         self.address = ""
 
     async def _check(self, context: Any) -> None:
@@ -71,7 +74,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 await context.abort(*self.fault)
         response = service_pb2.ModelInferResponse(model_name="m")
         response.outputs.add(name="y", datatype="FP32", shape=x.shape)
-        response.raw_output_contents.append(x.tobytes())
+        response.raw_output_contents.append((x + np.float32(self.bias)).tobytes())
         return response
 
 
@@ -79,7 +82,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 async def fake_triton() -> AsyncIterator[FakeTriton]:
     """Start one on a free port of the loopback."""
     fake = FakeTriton()
-    server = grpc.aio.server()
+    fake.server = server = grpc.aio.server()
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import grpc
+import numpy as np
 import pytest
 
 from deeprecsys.errors import OverloadedError
@@ -32,6 +33,13 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(LIMIT_S):
         while not condition():  # noqa: ASYNC110 - a test that looks from outside
             await asyncio.sleep(0.005)
+
+
+class EchoEngine:
+    """What the fake server computes: the inputs."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        return [inputs["x"]]
 
 
 class Rig:
@@ -68,7 +76,7 @@ async def rig(
     dispatcher = Dispatcher(batcher, 1, offloader=offloader)
     made = Rig(dispatcher, offloader, engine)
     made.told = told
-    offloader.add(SPEC)
+    offloader.add(ServedModel(SPEC, EchoEngine()))
     wanted = len(fakes) if ready is None else ready
     try:
         await until(lambda: sum(state.ready for state in offloader.states(SPEC.key)) == wanted)
@@ -115,6 +123,32 @@ async def test_a_server_that_dies_is_left_at_once_and_found_again(fake) -> None:
         await until(lambda: r.told == [True, False, True])
         assert (await r.ask(1, 2)).backend == "triton"
         assert len(fake.sizes) == 1  # not one query was sent to the dead server but the first
+
+
+async def test_a_server_that_knows_no_shared_memory_is_sent_messages(fake, caplog) -> None:
+    async with rig(fake, bounds=Bounds(shared_bytes=4096)) as r:
+        assert (await r.ask(1, 2)).backend == "triton"
+    assert "tensors travel in messages" in caplog.text
+
+
+async def test_a_server_that_scores_a_sample_otherwise_is_refused(fake) -> None:
+    fake.bias = 0.2
+    async with rig(fake, ready=0) as r:
+        await until(lambda: "weights" in r.offloader.states(SPEC.key)[0].reason)
+        assert r.told == []
+
+
+async def test_a_server_that_rounds_more_coarsely_is_taken(fake) -> None:
+    fake.bias = 0.02
+    async with rig(fake) as r:
+        assert (await r.ask(1, 2)).backend == "triton"
+
+
+async def test_a_lost_connection_is_noticed_while_nothing_is_on_the_way(fake) -> None:
+    async with rig(fake) as r:
+        await fake.server.stop(0)
+        await until(lambda: r.told == [True, False])
+        assert r.offloader.states(SPEC.key)[0].reason
 
 
 @pytest.mark.parametrize(
