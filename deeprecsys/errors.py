@@ -49,10 +49,14 @@ class ModelNotFoundError(RankError):
 
 
 class OverloadedError(RankError):
-    """The query was refused to protect the others; ``retry_after_s`` is the server's advice in seconds."""
+    """The query was refused to protect the others; ``retry_after_s`` is the server's advice in seconds.
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    ``limit``: what was at its end, for the server's own counts; a client gets it in the message only.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, limit: str = "") -> None:
         self.retry_after_s = retry_after_s
+        self.limit = limit
         super().__init__(message)
 
 

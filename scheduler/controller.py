@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import numpy as np
 
@@ -47,6 +48,18 @@ class Tuning:
     probe_share: float = 0.02
 
 
+class Why(StrEnum):
+    """The kinds of decisions, for whoever counts them; a decision's ``reason`` says it with its numbers."""
+
+    PINNED = "pinned"
+    ACCELERATOR_GONE = "accelerator_gone"
+    ACCELERATOR_BACK = "accelerator_back"
+    WORSE = "worse_than_predicted"
+    EXPLORES = "explores"
+    BETTER = "better_predicted"
+    DRIFTED = "run_times_drifted"
+
+
 @dataclass(frozen=True)
 class Decision:
     """One change: from now on ``plan``, with ``new`` as its point, holds for the model's queries that have not begun.
@@ -59,6 +72,7 @@ class Decision:
     old: OperatingPoint
     new: OperatingPoint
     plan: Plan
+    why: Why
     reason: str
     predicted_tail_s: float
     seen_tail_s: float
@@ -66,10 +80,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a window showed of one model: arrivals per second, and seconds at the target's percentile or NaN."""
+    """What a window showed of one model: arrivals per second, and seconds at the target's percentile or NaN.
+
+    ``predicted_s``: the tail that was predicted when the point last changed, NaN where nothing was.
+    """
 
     qps: float
     tail_s: float
+    predicted_s: float
 
 
 @dataclass
@@ -151,11 +169,14 @@ class Controller:
             resume_from, state.resume_from = state.resume_from, None
             if resume_from is not None:
                 back = replace(point, offload_from=resume_from)
-                decisions.append(self._change(model, back, now, "the accelerator is back"))
+                decisions.append(
+                    self._change(model, back, now, Why.ACCELERATOR_BACK, "the accelerator is back")
+                )
         elif point.offload_from is not None:
             state.resume_from = point.offload_from
+            without = OperatingPoint(point.batch_size)
             decisions.append(
-                self._change(model, OperatingPoint(point.batch_size), now, "the accelerator is gone")
+                self._change(model, without, now, Why.ACCELERATOR_GONE, "the accelerator is gone")
             )
         state.previous = None  # what was before had another accelerator
         return decisions
@@ -166,7 +187,7 @@ class Controller:
         state.pinned, state.asked = point, None
         state.resume_from = None if state.accelerator else point.offload_from
         held = point if state.accelerator else OperatingPoint(point.batch_size)
-        return self._change(model, held, now, "pinned")
+        return self._change(model, held, now, Why.PINNED, "pinned")
 
     def unpin(self, model: str) -> None:
         """Let the controller choose again, from the pinned point on."""
@@ -179,8 +200,8 @@ class Controller:
 
     def seen(self, model: str) -> Seen:
         """Return what the last window showed of a model."""
-        evidence = self._models[model].evidence
-        return Seen(evidence.mix.qps, evidence.tail_s)
+        state = self._models[model]
+        return Seen(state.evidence.mix.qps, state.evidence.tail_s, state.predicted_s)
 
     # ---- what is seen ----
 
@@ -251,9 +272,11 @@ class Controller:
             good = np.flatnonzero(capacity >= (1 - self.tuning.gain / 2) * capacity.max())
             best = min(good.tolist(), key=lambda k: _distance(points[k], point))
             reason = f"{capacity[0]:.4g} -> {capacity[best]:.4g} queries/s within the target by the model"
-            return self._change(question.model, points[best], now, reason, float(answer.tail_s[best]))
+            predicted_s = float(answer.tail_s[best])
+            return self._change(question.model, points[best], now, Why.BETTER, reason, predicted_s)
         if _drifted(state.plan, fit):
-            return self._change(question.model, point, now, "batches take other times than planned for")
+            reason = "batches take other times than planned for"
+            return self._change(question.model, point, now, Why.DRIFTED, reason)
         return None
 
     def _at_once(self, model: str, state: _Model, now: float) -> Decision | None:
@@ -264,7 +287,7 @@ class Controller:
         exploring = self._explore(state, now)
         if exploring is None or exploring in state.shunned:
             return None
-        return self._change(model, exploring, now, "explores: too little is known")
+        return self._change(model, exploring, now, Why.EXPLORES, "explores: too little is known")
 
     def _informed(self, state: _Model) -> bool:
         """Whether there is traffic to plan for, and anything known of what batches take."""
@@ -313,7 +336,7 @@ class Controller:
         state.shunned[state.plan.point] = now + t.cool_down_s
         tail_ms = evidence.tail_s * 1e3
         reason = f"steps back: p{evidence.percentile:g} of {tail_ms:.3g} ms is worse than predicted"
-        decision = self._change(model, state.previous, now, reason, state.predicted_s)
+        decision = self._change(model, state.previous, now, Why.WORSE, reason, state.predicted_s)
         state.previous = None
         return decision
 
@@ -384,7 +407,13 @@ class Controller:
         return [p for t in thresholds for n in sizes if (p := OperatingPoint(n, t)) not in state.shunned]
 
     def _change(
-        self, model: str, point: OperatingPoint, now: float, reason: str, predicted_s: float = math.nan
+        self,
+        model: str,
+        point: OperatingPoint,
+        now: float,
+        why: Why,
+        reason: str,
+        predicted_s: float = math.nan,
     ) -> Decision:
         state = self._models[model]
         evidence, old = state.evidence, state.plan.point
@@ -401,7 +430,7 @@ class Controller:
             state.previous, state.changed_s, state.changed_qps = old, now, max(evidence.mix.qps, 1e-9)
             state.predicted_s = predicted_s
             state.before = (evidence.tail_s, evidence.scored_rate)
-        return Decision(now, model, old, point, state.plan, reason, predicted_s, evidence.tail_s)
+        return Decision(now, model, old, point, state.plan, why, reason, predicted_s, evidence.tail_s)
 
 
 def _drifted(plan: Plan, fit: LinearFit) -> bool:

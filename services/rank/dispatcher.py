@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,7 +75,9 @@ class Observer(Protocol):
 
 
 _DROPS: dict[DropReason, Callable[[], RankError]] = {
-    DropReason.QUEUE_FULL: lambda: OverloadedError("the queue of this model is full", retry_after_s=0.1),
+    DropReason.QUEUE_FULL: lambda: OverloadedError(
+        "the queue of this model is full", retry_after_s=0.1, limit="queue_full"
+    ),
     DropReason.EXPIRED: lambda: DeadlineExceededError("the deadline passed while the query was waiting"),
     DropReason.FAILED: lambda: InternalError("the inference failed"),
 }
@@ -87,7 +90,8 @@ class Dispatcher:
     """Owns the Batcher, the workers and the queries in flight. Make and use it on the loop thread.
 
     ``max_queries``: more at once are refused. ``observers`` are told of every arrival, batch and answer.
-    ``offloader`` takes the queries that the Batcher offloads; without one the CPU takes them.
+    ``offloader`` takes the queries that the Batcher offloads; without one the CPU takes them. ``engine_s``: by model,
+    the seconds that its batches spent in the engine.
     """
 
     def __init__(
@@ -104,8 +108,9 @@ class Dispatcher:
         self._running: list[_Running | None] = [None] * workers
         self._observers = tuple(observers)
         self._offloader = offloader
-        self._max_queries = max_queries
+        self.max_queries = max_queries
         self._in_flight = 0
+        self.engine_s: defaultdict[str, float] = defaultdict(float)
         self._reported_s: dict[str, float] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -122,9 +127,11 @@ class Dispatcher:
         and the CPU cannot in time; DeadlineExceededError when ``time_left_s`` passes while the query waits,
         InternalError when the model fails. Cancelling gives the query up.
         """
-        if self._in_flight >= self._max_queries:
+        if self._in_flight >= self.max_queries:
             raise OverloadedError(
-                f"{self._max_queries} queries are being answered already", retry_after_s=0.1
+                f"{self.max_queries} queries are being answered already",
+                retry_after_s=0.1,
+                limit="server_full",
             )
         now = self._loop.time()
         outputs = (model.spec.score_output, *(o for o in decoded.outputs if o != model.spec.score_output))
@@ -181,6 +188,7 @@ class Dispatcher:
         running = self._running[worker]
         assert running is not None
         self._running[worker] = None
+        self.engine_s[running.batch.model] += outcome.engine_s
         now = self._loop.time()
         if outcome.fault is not None:
             self._report(running.batch, outcome.fault)
@@ -226,6 +234,7 @@ class Dispatcher:
         refusal = OverloadedError(
             "the accelerator gives no answer, and the CPU is too busy to answer in time",
             retry_after_s=max(MIN_RETRY_S, cpu_s),
+            limit="accelerator",
         )
         _refuse(query.payload, refusal)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -102,25 +103,26 @@ class Attempt:
 
     def cancel(self) -> None:
         """Give the query up: its call is cancelled and its outcome is told to nobody. Harmless once it is over."""
-        if self._end() and self._task is not None:
+        if self._end("cancelled") and self._task is not None:
             self._task.cancel()
 
     def abandon(self, fault: EngineError) -> None:
         """Stop waiting for the endpoint: the call is cancelled, and the fault is the outcome."""
-        if self._end():
+        if self._end(_word(fault)):
             if self._task is not None:
                 self._task.cancel()
             self._done(Offloaded([], fault))
 
     def finish(self, outcome: Offloaded) -> None:
         """Tell the outcome, unless the attempt was given up."""
-        if self._end():
+        if self._end(_word(outcome.fault)):
             self._done(outcome)
 
-    def _end(self) -> bool:
+    def _end(self, how: str) -> bool:
         if self.over:
             return False
         self.over = True
+        self.link.ended[how] += 1
         endpoint = self.link.endpoint
         self.link.attempts.discard(self)
         endpoint.queries -= 1
@@ -130,7 +132,11 @@ class Attempt:
 
 
 class Link:
-    """One model at one endpoint: its breaker, the terms it was admitted on, and the attempts that are on their way."""
+    """One model at one endpoint: its breaker, the terms it was admitted on, and the attempts that are on their way.
+
+    ``ended`` counts the attempts that are over by what became of them: answered, busy, away, failed (which is also
+    a limit that passed) or cancelled. ``openings``: how often the breaker opened.
+    """
 
     def __init__(
         self, endpoint: Endpoint, memory: TensorMemory | None, model: ServedModel, patience: Patience
@@ -144,6 +150,8 @@ class Link:
         self.watch: asyncio.TimerHandle | None = None  # while attempts are on their way
         self.terms = Terms(frozenset(), 1)
         self.attempts: set[Attempt] = set()
+        self.ended: Counter[str] = Counter(answered=0, busy=0, away=0, failed=0, cancelled=0)
+        self.openings = 0
         self.reason = "has not been asked yet"
         self.reported_s = -math.inf  # when a failure that is no outage was last logged
 
@@ -212,14 +220,14 @@ class Offloader:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._changed = changed
-        self._bounds = bounds or Bounds()
+        self.bounds = bounds or Bounds()
         self._patience = patience or Patience()
         self._tolerance = tolerance
         self._links: dict[str, list[Link]] = {}
         self._samples: dict[str, Sample] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[Link, asyncio.TimerHandle] = {}
-        shared_bytes = self._bounds.shared_bytes
+        shared_bytes = self.bounds.shared_bytes
         self._memories = {
             Endpoint(address): TensorMemory(shared_bytes) if shared_bytes else None for address in addresses
         }
@@ -252,7 +260,7 @@ class Offloader:
         loop, within ``limit_s`` seconds, unless the attempt is cancelled first.
         """
         tensor_bytes = request_bytes(inputs, size)
-        links = [link for link in self._links[spec.key] if link.takes(outputs, tensor_bytes, self._bounds)]
+        links = [link for link in self._links[spec.key] if link.takes(outputs, tensor_bytes, self.bounds)]
         if not links:
             return None
         link = min(links, key=lambda link: link.endpoint.candidates)
@@ -264,7 +272,7 @@ class Offloader:
 
     async def close(self) -> None:
         """Ask no more, cancel what is on the way, and close the channels."""
-        for timer in [*self._timers.values(), *(link.watch for link in self._all_links() if link.watch)]:
+        for timer in [*self._timers.values(), *(link.watch for link in self.links() if link.watch)]:
             timer.cancel()
         for task in self._tasks:
             task.cancel()
@@ -274,7 +282,13 @@ class Offloader:
                 await memory.close(endpoint)
             await endpoint.close()
 
-    def _all_links(self) -> Iterator[Link]:
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """The endpoints, in the order in which they were named."""
+        return list(self._memories)
+
+    def links(self) -> Iterator[Link]:
+        """Iterate over every model at every endpoint."""
         for links in self._links.values():
             yield from links
 
@@ -337,6 +351,7 @@ class Offloader:
             _take_back(link, fault)
 
     def _opened(self, link: Link, fault: EngineError) -> None:
+        link.openings += 1
         link.reason = str(fault)
         extra = {"model": link.spec.key, "endpoint": link.endpoint.address, "reason": link.reason}
         _log.warning("accelerator away", extra=extra)
@@ -356,7 +371,7 @@ class Offloader:
         """
         while True:
             await endpoint.lost()
-            for link in self._all_links():
+            for link in self.links():
                 now = self._loop.time()
                 if link.endpoint is endpoint and link.breaker.away(now, now):
                     self._opened(link, EndpointAwayError("the connection was lost"))
@@ -432,6 +447,15 @@ def _take_back(link: Link, fault: EngineError) -> None:
     """End what is on the way, oldest first: a dying server may hold it until its time runs out."""
     for attempt in sorted(link.attempts, key=lambda attempt: attempt.sent_s):
         attempt.abandon(fault)
+
+
+def _word(fault: EngineError | None) -> str:
+    """Return what became of an attempt in a word of ``Link.ended``."""
+    if fault is None:
+        return "answered"
+    if isinstance(fault, EndpointBusyError):
+        return "busy"
+    return "away" if isinstance(fault, EndpointAwayError) else "failed"
 
 
 def _chief(group: ExceptionGroup[Exception]) -> Exception:

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from scheduler.batching import Batcher
-from scheduler.controller import Controller, Decision
+from scheduler.controller import Controller, Decision, Why
 from scheduler.plan import OperatingPoint, Plan
 from scheduler.planner import Question
 from services.rank.learnt_points import LearntPoints
@@ -39,7 +39,7 @@ class Steering:
     """Feeds the batcher with the controller's decisions, and tells watchers.
 
     Everything happens on the loop thread but the planning, which a process of its own does: one question after the
-    other, of each model the newest.
+    other, of each model the newest. ``decided`` counts the decisions of each model, by its key, and kind.
     """
 
     def __init__(self, controller: Controller, batcher: Batcher, learnt: LearntPoints) -> None:
@@ -51,6 +51,7 @@ class Steering:
         self._controller = controller
         self._batcher = batcher
         self._learnt = learnt
+        self.decided: Counter[tuple[str, Why]] = Counter()
         self._specs: dict[str, ModelSpec] = {}
         self._recent: deque[DatedDecision] = deque(maxlen=RECENT)
         self._watchers: set[asyncio.Queue[DatedDecision]] = set()
@@ -137,6 +138,7 @@ class Steering:
     def _apply(self, decision: Decision, keep: OperatingPoint | None) -> None:
         """Let a decision hold; ``keep``: the point for the next start, None to leave what is kept."""
         spec = self._specs[decision.model]
+        self.decided[decision.model, decision.why] += 1
         self._batcher.set_plan(decision.model, decision.plan)
         if keep is not None:
             self._learnt.keep(spec, keep)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -34,10 +35,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a Work: the outputs, each with the first axis ``size``, or the fault."""
+    """What became of a Work: the outputs, each with the first axis ``size``, or the fault; seconds in the engine."""
 
     outputs: Sequence[Array]
     fault: EngineError | None
+    engine_s: float
 
 
 Done = Callable[[int, Outcome], None]
@@ -79,16 +81,20 @@ def run(work: Work) -> Outcome:
     """Run one inference to its end, on the calling thread."""
     outputs: Sequence[Array] = ()
     fault = None
+    began_s = time.perf_counter()
     try:
-        outputs = work.engine.run(assemble(work), work.outputs)
+        feeds = assemble(work)
+        began_s = time.perf_counter()
+        outputs = work.engine.run(feeds, work.outputs)
     except EngineError as error:
         fault = error
     except Exception as error:  # noqa: BLE001 - the thread's boundary: a worker must outlive whatever a batch does
         fault = EngineError(f"{type(error).__name__}: {error}")
         fault.__cause__ = error
+    engine_s = time.perf_counter() - began_s
     if any(array.shape[:1] != (work.size,) for array in outputs):
         fault = EngineError(f"an output does not have one row for each of {work.size} candidates")
-    return Outcome(outputs, fault)
+    return Outcome(outputs, fault, engine_s)
 
 
 def assemble(work: Work) -> dict[str, Array]:
