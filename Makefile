@@ -55,6 +55,7 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/deeprecsys export
 	$(BIN)/python -m benchmarks.serving_cost
 	$(BIN)/python -m benchmarks.scheduler_cost
+	$(BIN)/python -m benchmarks.metrics_cost
 	$(BIN)/python -m benchmarks.order_study
 	$(BIN)/python -m benchmarks.pooling_forms
 	$(BIN)/python -m benchmarks.live

@@ -21,6 +21,7 @@ FORBIDDEN = {
         "grpc",
         "onnxruntime",
         "tritonclient",
+        "prometheus_client",
         "torch",
     },
     "deeprecsys": {"services", "scheduler", "onnxruntime", "tritonclient", "torch"},
@@ -44,6 +45,11 @@ ONLY_HERE = {
         "services/rank/cpu.py",
         "services/models/parity.py",
         "services/triton_server/onnxruntime_backend/",
+    ),
+    "prometheus_client": (
+        "services/rank/metrics.py",
+        "services/rank/state_metrics.py",
+        "services/rank/http_pages.py",
     ),
     "tritonclient": (
         "services/rank/repository.py",

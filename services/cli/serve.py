@@ -25,6 +25,8 @@ def serve(
     repository: Annotated[Path | None, _flag("repository")] = None,
     host: Annotated[str | None, _flag("host")] = None,
     port: Annotated[int | None, _flag("port")] = None,
+    metrics_host: Annotated[str | None, _flag("metrics_host")] = None,
+    metrics_port: Annotated[int | None, _flag("metrics_port")] = None,
     workers: Annotated[int | None, _flag("workers")] = None,
     policy: Annotated[str | None, _flag("policy")] = None,
     batch_size: Annotated[int | None, _flag("batch_size")] = None,

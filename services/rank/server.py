@@ -22,13 +22,16 @@ from services.cores import usable_cores
 from services.rank.catalogue import Catalogue, ServedModel
 from services.rank.control_servicer import ControlServicer
 from services.rank.dispatcher import Dispatcher, Observer
+from services.rank.http_pages import HttpPort, Readiness, pages
 from services.rank.learnt_points import LearntPoints
 from services.rank.loading import load_all
+from services.rank.metrics import Metrics
 from services.rank.offloading import Bounds, Offloader
 from services.rank.repository import model_directories
 from services.rank.servicer import RankServicer
 from services.rank.settings import ServeSettings
 from services.rank.starting_point import starting_point
+from services.rank.state_metrics import StateMetrics
 from services.rank.steering import Steering
 
 _log = logging.getLogger(__name__)
@@ -59,13 +62,18 @@ async def serve(
     learnt = LearntPoints(settings.state_dir)
     steering = Steering(controller, batcher, learnt)
     offloader = _offloader(settings, steering)
-    dispatcher = Dispatcher(batcher, workers, settings.max_queries, [controller, *observers], offloader)
+    metrics = None if settings.metrics_port is None else Metrics(workers)
+    observers = [controller, *observers] if metrics is None else [controller, metrics, *observers]
+    dispatcher = Dispatcher(batcher, workers, settings.max_queries, observers, offloader)
+    readiness = Readiness("the models are loading")
 
     def add(model: ServedModel, timed: Plan) -> Plan:
         start = starting_point(settings, model.spec, timed, learnt, workers)
         steering.add(model.spec, start.plan, start.plan.point if start.pinned else None)
         if offloader is not None:
             offloader.add(model)
+        if metrics is not None:
+            metrics.add(model.spec)
         return start.plan
 
     async with AsyncExitStack() as opened:
@@ -74,13 +82,20 @@ async def serve(
             opened.push_async_callback(offloader.close)
         opened.push_async_callback(steering.close)
         catalogue = Catalogue(_limits(settings))
-        servicer = RankServicer(catalogue, dispatcher, settings.max_candidates)
+        servicer = RankServicer(catalogue, dispatcher, settings.max_candidates, metrics)
         healths = health.aio.HealthServicer()
         await healths.set("", NOT_SERVING)
         control = ControlServicer(catalogue, steering, controller, batcher, offloader)
         server, address = _listen(settings, servicer, control, healths)
         await server.start()
         opened.push_async_callback(server.stop, 0)
+        if metrics is not None and settings.metrics_port is not None:
+            state = StateMetrics(catalogue, steering, controller, batcher, dispatcher, offloader)
+            metrics.registry.register(state)
+            served = pages(metrics.registry, readiness)
+            http = HttpPort(settings.metrics_host, settings.metrics_port, served)
+            opened.push_async_callback(http.close)
+            _log.info("metrics", extra={"address": http.address, "pages": " ".join(served)})
         loading = load_all(
             directories,
             catalogue,
@@ -90,11 +105,13 @@ async def serve(
         )
         if await _unless(stop, loading):
             await healths.set("", SERVING)
+            readiness.reason = ""
             serving = {"address": address, "workers": workers, "policy": settings.policy}
             serving["accelerator"] = ", ".join(settings.triton) or "none is configured: CPU only"
             _log.info("serving", extra=serving)
             on_listening(address)
             await stop.wait()
+        readiness.reason = "the server is draining"
         await _drain(server, servicer, dispatcher, healths, settings.drain_s)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import time
+from typing import Any, Protocol
 
 import numpy as np
 
-from deeprecsys.errors import UnavailableError
+from deeprecsys.errors import DeadlineExceededError, OverloadedError, RankError, UnavailableError
+from deeprecsys.status import CODES
 from deeprecsys.tensors import fill_tensor
 from deeprecsys.v1 import rank_pb2, rank_pb2_grpc
 from services.rank.answering import Context, answer
@@ -15,19 +18,37 @@ from services.rank.dispatcher import Dispatcher, Scored
 from services.rank.query_decoder import DecodedQuery, decode
 
 
+class CallObserver(Protocol):
+    """Who learns how each Rank call ended. ``seconds``: from the parsed request to the end."""
+
+    def answered(self, name: str, backend: str, seconds: float) -> None:
+        """Note an answer of a model."""
+
+    def failed(self, name: str, code: str, shed: str, seconds: float) -> None:
+        """Note a failure: the model asked for, served or not, the gRPC code, and why it was shed, "" if it was not."""
+
+
 class RankServicer(rank_pb2_grpc.RankServiceServicer):
     """Answers RankService. ``draining`` is set once no new query may begin; ``calls`` counts queries."""
 
-    def __init__(self, catalogue: Catalogue, dispatcher: Dispatcher, max_candidates: int) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        dispatcher: Dispatcher,
+        max_candidates: int,
+        observer: CallObserver | None = None,
+    ) -> None:
         self._catalogue = catalogue
         self._dispatcher = dispatcher
         self._max_candidates = max_candidates
+        self._observer = observer
+        self._handle = self._rank if observer is None else self._observed
         self.draining = False
         self.calls = 0
 
     async def Rank(self, request: rank_pb2.RankRequest, context: Context) -> rank_pb2.RankResponse:  # noqa: N802
         """Score and rank the candidates of one query."""
-        return await answer(self._rank, request, context)
+        return await answer(self._handle, request, context)
 
     async def ListModels(  # noqa: N802
         self, request: rank_pb2.ListModelsRequest, context: Context
@@ -49,6 +70,35 @@ class RankServicer(rank_pb2_grpc.RankServiceServicer):
         decoded = decode(request, model.spec, model.spec.largest_query(self._max_candidates))
         scored = await self._dispatcher.score(model, decoded, context.time_remaining())
         return build_response(request, model, decoded, scored)
+
+    async def _observed(self, request: rank_pb2.RankRequest, context: Context) -> rank_pb2.RankResponse:
+        """Rank, and tell the observer how it ended."""
+        assert self._observer is not None
+        began_s = time.perf_counter()
+        try:
+            response = await self._rank(request, context)
+        except BaseException as error:
+            code, shed = self._ending(error, context)
+            self._observer.failed(request.model, code, shed, time.perf_counter() - began_s)
+            raise
+        self._observer.answered(response.model, response.execution.backend, time.perf_counter() - began_s)
+        return response
+
+    def _ending(self, error: BaseException, context: Context) -> tuple[str, str]:
+        """Return the gRPC code of what ended a call, and why the query was shed, "" if it was not."""
+        if isinstance(error, asyncio.CancelledError) and context.time_remaining() == 0:
+            error = DeadlineExceededError()  # gRPC cancels a call whose deadline has passed
+        code = CODES[type(error)].name if isinstance(error, RankError) else "INTERNAL"
+        if isinstance(error, asyncio.CancelledError):
+            code = "CANCELLED"
+        shed = ""
+        if isinstance(error, OverloadedError):
+            shed = error.limit
+        elif isinstance(error, DeadlineExceededError):
+            shed = "expired"
+        elif isinstance(error, UnavailableError) and self.draining:
+            shed = "draining"
+        return code, shed
 
     async def _list_models(self, _: Any, __: Context) -> rank_pb2.ListModelsResponse:
         names = self._catalogue.names()

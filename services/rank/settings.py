@@ -34,6 +34,13 @@ class ServeSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address of the HTTP port")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of /metrics, /healthz and /readyz over HTTP; 0 takes a free one, none is opened without",
+    )
     workers: int = Field(0, ge=0, le=1024, description="CPU worker threads; 0 takes one per usable core")
     policy: Literal["static", "paper", "adaptive"] = Field("adaptive", description="how batches are formed")
     batch_size: int = Field(
