@@ -25,7 +25,7 @@ CMD ["deeprecsys", "export", "--repository", "/models"]
 FROM runtime AS rank
 COPY --from=build /opt/deeprecsys /opt/deeprecsys
 COPY deploy/healthcheck.py /opt/deeprecsys/healthcheck.py
-EXPOSE 8500
+EXPOSE 8500 8501
 # Loading and timing the eight models comes before the first SERVING.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python", "/opt/deeprecsys/healthcheck.py", "127.0.0.1:8500"]

@@ -46,7 +46,7 @@ def test_the_file_is_valid_for_compose(profiles: tuple[str, ...]) -> None:
     asked_for = {
         name for name, service in SERVICES.items() if set(service.get("profiles", [])) & set(profiles)
     }
-    assert set(run.stdout.split()) == {"export", "rank", "prometheus"} | asked_for
+    assert set(run.stdout.split()) == {"export", "rank", "prometheus", "grafana"} | asked_for
 
 
 def test_what_needs_a_gpu_or_makes_load_is_asked_for_by_a_profile() -> None:

@@ -43,7 +43,13 @@ def triton_by_compose(launcher: Path, repository: Path) -> TritonProcess:
 
 def rank_by_compose(repository: Path, state: Path, triton: str) -> list[str]:
     """What follows `deeprecsys serve`, with the places of this machine for those of a container."""
-    places = {"/models": repository, "/state": state, "0.0.0.0": "127.0.0.1", "triton:8001": triton}
+    places = {
+        "/models": repository,
+        "/state": state,
+        "0.0.0.0": "127.0.0.1",
+        "triton:8001": triton,
+        "8501": "0",
+    }
     program, command, *arguments = SERVICES["rank"]["command"]
     assert (program, command) == ("deeprecsys", "serve")
     assert set(places) <= set(arguments)
