@@ -21,7 +21,7 @@ from deeprecsys.client import DEFAULT_MAX_MESSAGE_BYTES
 from deeprecsys.errors import InvalidSettingError
 
 ENV_PREFIX = "DEEPRECSYS_"
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(r"(?:dns:///)?(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 
 
 class ServeSettings(BaseSettings):
@@ -107,7 +107,9 @@ class ServeSettings(BaseSettings):
         for address in addresses:
             found = _ADDRESS.fullmatch(address)
             if found is None or not 1 <= int(found["port"]) <= 65535:
-                raise ValueError(f'"{address}" must be host:port, such as localhost:8001')
+                raise ValueError(
+                    f'"{address}" must be host:port, such as localhost:8001 (Triton has no unix sockets)'
+                )
         if len(set(addresses)) != len(addresses):
             raise ValueError("names an address twice")
         return addresses

@@ -21,7 +21,11 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1),
     # A connection that is lost means a server that was: not one that had nothing to do.
     ("grpc.client_idle_timeout_ms", (1 << 31) - 1),
+    # Whatever proxy the environment names is for the way out, not for a server beside this one.
+    ("grpc.enable_http_proxy", 0),
 ]
+LINGER_S = 120.0
+"""What calls on a channel that was replaced get to end."""
 
 
 class EndpointAwayError(EngineError):
@@ -57,7 +61,7 @@ class SilentError(AttemptFailedError):
 
 
 class Endpoint:
-    """A Triton server at ``address`` (host:port). Make and use it on the loop thread.
+    """A Triton server at ``address`` (host:port, or dns:///host:port). Make and use it on the loop thread.
 
     ``candidates``, ``queries`` and ``tensor_bytes`` count what is on the way; whoever sends keeps them.
     """
@@ -67,7 +71,6 @@ class Endpoint:
         self.candidates = 0
         self.queries = 0
         self.tensor_bytes = 0
-        self._calls = 0
         self._open()
 
     def _open(self) -> None:
@@ -90,24 +93,20 @@ class Endpoint:
         return await self._answer(self._infer(request, timeout=limit_s))
 
     async def _answer(self, call: Any) -> Any:
-        self._calls += 1
         try:
             return await call
         except grpc.aio.AioRpcError as failure:
             raise to_engine_error(failure) from failure
-        finally:
-            self._calls -= 1
 
     async def reopen(self) -> None:
-        """Begin anew with another channel, unless calls are on the way: closing one would cancel them.
+        """Begin anew with another channel; calls that are on the way end on the old one, and this waits for them.
 
         For a name that does not resolve, which a channel asks for at ever longer intervals, up to two minutes; and for
         a host that vanished without a word, to which the kernel keeps a dead connection for as long.
         """
-        if not self._calls:
-            old = self._channel
-            self._open()
-            await old.close()
+        old = self._channel
+        self._open()
+        await old.close(LINGER_S)
 
     async def lost(self) -> None:
         """Wait until a connection, one that is there or one to come, is lost."""

@@ -13,14 +13,18 @@ from typing import Any
 
 import grpc
 import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from deeprecsys import AsyncRankClient
 from deeprecsys.errors import RankError
 from deeprecsys.v1 import control_pb2, control_pb2_grpc
+from services.triton_server.process import TritonProcess
 from tests.conftest import ServerFactory, linear_scores
 
 RESUME_S = 5.0
 """How soon offloading begins once a server is there, at most."""
+
+OFFLOAD_FROM = 50
 
 
 class AddressedClient(AsyncRankClient):
@@ -70,6 +74,25 @@ async def accelerators(address: str, model: str = "linear") -> list[control_pb2.
     return list(found.models[0].accelerators)
 
 
+async def until_reason(address: str, part: str, limit_s: float = RESUME_S) -> str:
+    """Wait until the service says that its one endpoint is not used for this reason, and return all of it."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            (shown,) = await accelerators(address)
+            if part in shown.reason:
+                assert not shown.ready
+                return shown.reason
+            await asyncio.sleep(0.01)
+
+
+async def statistics(server: TritonProcess, version: str = "1") -> Any:
+    """Return what Triton has counted of a version of the model `linear`, a ModelStatistics."""
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        found = await stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="linear", version=version))
+        return found.model_stats[0]
+
+
 async def until_all_ready(address: str) -> None:
     """Wait until every endpoint is used."""
     async with asyncio.timeout(RESUME_S):
@@ -82,7 +105,7 @@ async def offloading(
     running: ServerFactory, repository: Path, *targets: str, **settings: Any
 ) -> AsyncIterator[AddressedClient]:
     """A Rank server that offloads queries of 50 and more to these servers, and a client of it once it does."""
-    chosen = {"offload_from": 50, "triton": targets, **settings}
+    chosen = {"offload_from": OFFLOAD_FROM, "triton": targets, **settings}
     async with running(repository, **chosen) as address, AddressedClient(address, timeout_s=5) as client:
         await until_all_ready(address)
         yield client
@@ -97,7 +120,9 @@ class Load:
     timeout_s: float
     sizes: tuple[int, ...] = (60, 200, 50, 10)
     answers: list[tuple[float, float, str]] = field(default_factory=list)  # when sent, seconds, backend
+    large: list[tuple[float, float, str]] = field(default_factory=list)  # those of them that may be offloaded
     faults: list[RankError] = field(default_factory=list)
+    versions: set[str] = field(default_factory=set)  # that answered
     wrong: int = 0
     _stopped: bool = False
 
@@ -123,11 +148,22 @@ class Load:
             self.faults.append(fault)
             return
         self.answers.append((sent_s, time.monotonic() - sent_s, answer.backend))
+        if inputs["ids"].shape[0] >= OFFLOAD_FROM:
+            self.large.append(self.answers[-1])
+        self.versions.add(answer.version)
         self.wrong += not np.allclose(answer.scores, expected(inputs), atol=1e-5)
 
     def offloaded(self, since_s: float = -math.inf, until_s: float = math.inf) -> int:
         """How many queries sent in this time Triton answered."""
-        return sum(backend == "triton" and since_s <= at < until_s for at, _, backend in self.answers)
+        return self.sent(since_s, until_s).count("triton")
+
+    def sent(self, since_s: float = -math.inf, until_s: float = math.inf) -> list[str]:
+        """Which backends answered the queries sent in this time that are large enough to be offloaded."""
+        return [backend for at, _, backend in self.large if since_s <= at < until_s]
+
+    def slowest_s(self, since_s: float = -math.inf) -> float:
+        """The longest that a query took which was sent since then."""
+        return max(took for at, took, _ in self.answers if at >= since_s)
 
     def report(self, event: str, since_s: float) -> str:
         """One line about the latency since an event, for whoever runs pytest -s."""

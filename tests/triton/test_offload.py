@@ -20,6 +20,7 @@ from tests.triton.offloading_rig import (
     expected,
     offloading,
     query,
+    statistics,
     until,
     until_all_ready,
     until_offloaded,
@@ -136,11 +137,6 @@ async def test_several_servers_share_the_load(linear, triton, running) -> None:
                 await asyncio.gather(*(client.rank("linear", query(60, k)) for k in range(8)))
 
 
-async def inferences(server: TritonProcess, model: str = "linear") -> int:
-    """How many inferences the server says it has made, warm-up included."""
-    from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-    async with grpc.aio.insecure_channel(server.target) as channel:
-        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        found = await stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name=model))
-        return int(found.model_stats[0].inference_stats.success.count) - 1
+async def inferences(server: TritonProcess) -> int:
+    """How many inferences the server says it has made but for the warm-up."""
+    return int((await statistics(server)).inference_stats.success.count) - 1

@@ -18,14 +18,37 @@ from tests.services.rank.test_dispatcher import SPEC
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost:8001", "triton:8001", "10.0.0.1:1", "[::1]:65535", "a.b-c.d:80"]
+    "address",
+    [
+        "localhost:8001",
+        "triton:8001",
+        "10.0.0.1:1",
+        "[::1]:65535",
+        "a.b-c.d:80",
+        "dns:///a:1",
+        "dns:///[::1]:8001",
+    ],
 )
 def test_addresses_are_host_and_port(address: str) -> None:
     assert load_settings(None, {"triton": [address]}).triton == (address,)
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost", ":8001", "localhost:0", "localhost:70000", "http://a:80", "a b:1", "::1:8"]
+    "address",
+    [
+        "localhost",
+        ":8001",
+        "localhost:0",
+        "localhost:70000",
+        "http://a:80",
+        "a b:1",
+        "::1:8",
+        "unix:/tmp/triton.sock",
+        "unix:///t:1",
+        "dns:a:1",
+        "dns://b/a:1",
+        "dns:///a",
+    ],
 )
 def test_what_is_no_address_is_refused_with_the_flag_and_the_form(address: str) -> None:
     with pytest.raises(InvalidSettingError, match=r"triton \(from --triton\): .*must be host:port"):
