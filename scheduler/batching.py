@@ -229,14 +229,17 @@ class Batcher:
         query.batches += 1
         return [Complete(query)]
 
-    def offload_failed(self, query: Query, now: float) -> list[Instruction]:
+    def offload_failed(self, query: Query, now: float, *, tried: bool = True) -> list[Instruction]:
         """Note that the accelerator gave no answer: the CPU workers take the query over.
 
-        Not bounded by ``max_waiting``: it was let in when it arrived, and whoever sends bounds what is on the way.
+        ``tried``: whether it was sent the query at all. Not bounded by ``max_waiting``: the query was let in when it
+        arrived, and whoever sends bounds what is on the way.
         """
         query.offloaded = False
         if query.dropped:
             return []
+        if tried:
+            query.tried_s = query.started_s
         query.started_s = math.nan
         lane = self._lanes.get(query.model)
         if lane is None or query.expires_s <= now:

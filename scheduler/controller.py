@@ -216,12 +216,17 @@ class Controller:
         self._models[batch.model].evidence.add_batch(batch, run_s)
 
     def observe(self, query: Query, now: float) -> None:
-        """Note that a query has its answer; of an offloaded one the seconds since it was sent are learnt too."""
+        """Note that a query has its answer; of one sent to the accelerator the seconds since then are learnt too.
+
+        Also where the CPU answered in the end, but for what an accelerator left behind that is gone.
+        """
         state = self._models[query.model]
         if query.arrival_s >= state.changed_s:  # those before may have begun under another point
             state.evidence.add_latency(now - query.arrival_s)
         if query.offloaded:
             state.evidence.add_offloaded(query, now - query.started_s)
+        elif state.accelerator and not math.isnan(query.tried_s):
+            state.evidence.add_failed(query, now - query.tried_s)
 
     # ---- what is decided ----
 

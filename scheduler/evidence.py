@@ -66,6 +66,14 @@ class Evidence:
         self._scored += query.size
         self.device.add(query.size, seconds)
 
+    def add_failed(self, query: Query, seconds: float) -> None:
+        """Note that a query failed on the accelerator and had its answer these seconds after it was sent there.
+
+        That is what offloading it took. By the queries alone that it answers, one that fails on the slow half of them
+        would look fast.
+        """
+        self.device.add(query.size, seconds)
+
     def add_latency(self, seconds: float) -> None:
         """Note a query's latency under the present point."""
         self._latencies_s.append(seconds)

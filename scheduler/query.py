@@ -40,6 +40,7 @@ class Query:
         "scored",
         "size",
         "started_s",
+        "tried_s",
     )
 
     def __init__(
@@ -64,6 +65,7 @@ class Query:
         self.cut = 0  # slice size chosen when idle workers shared it
         self.started_s = math.nan
         self.offloaded = False
+        self.tried_s = math.nan  # when the accelerator was sent it that failed on it; the CPU answers
         self.dropped = False
 
     def __repr__(self) -> str:

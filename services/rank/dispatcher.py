@@ -205,30 +205,30 @@ class Dispatcher:
         now = self._loop.time()
         limit_s = attempt_s(query, self._batcher.cpu_seconds(query, now), now)
         if self._offloader is None or limit_s <= 0:
-            self._obey(self._batcher.offload_failed(query, now))
+            self._obey(self._batcher.offload_failed(query, now, tried=False))
             return
         inputs, done = pending.decoded.inputs, partial(self._on_offloaded, query)
         pending.attempt = self._offloader.begin(
             pending.model.spec, inputs, query.size, pending.outputs, limit_s, done
         )
         if pending.attempt is None:
-            self._fall_back(query)
+            self._fall_back(query, tried=False)
 
     def _on_offloaded(self, query: Query, outcome: Offloaded) -> None:
         pending: _Pending = query.payload
         pending.attempt = None
         if outcome.fault is not None:
-            self._fall_back(query)
+            self._fall_back(query, tried=True)
             return
         pending.parts = outcome.parts
         self._obey(self._batcher.offload_finished(query))
 
-    def _fall_back(self, query: Query) -> None:
+    def _fall_back(self, query: Query, *, tried: bool) -> None:
         """Give the CPU a query that no accelerator answered, or refuse it at once when the CPU would be too late."""
         now = self._loop.time()
         cpu_s = self._batcher.cpu_seconds(query, now, others=False)
         if not is_hopeless(query, cpu_s, now):
-            self._obey(self._batcher.offload_failed(query, now))
+            self._obey(self._batcher.offload_failed(query, now, tried=tried))
             return
         self._batcher.cancel(query)
         refusal = OverloadedError(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from scheduler.batching import Batcher
 from scheduler.controller import Controller, Decision
 from scheduler.latency import LinearFit
 from scheduler.learning import Seconds, SizeMix, bucket
@@ -372,6 +373,45 @@ def test_a_pin_decides_what_the_accelerator_returns_to() -> None:
     controller.set_accelerator("m", False, 4.0)
     assert controller.pin("m", OperatingPoint(32, 80), 5.0).new == OperatingPoint(32)
     assert [d.new for d in controller.set_accelerator("m", True, 6.0)] == [OperatingPoint(32, 80)]
+
+
+def judged(ending: str) -> LinearFit | None:
+    """What the planner is told of an accelerator that answers half its queries in 5 ms, the rest being ``ending``.
+
+    The CPU answers those 50 ms after they arrived.
+    """
+    controller, batcher = Controller(2), Batcher(1, POLICIES["adaptive"])
+    plan = Plan(OperatingPoint(512, 100), 0.1)
+    controller.add("m", plan, accelerator=True)
+    batcher.set_plan("m", plan)
+    for k in range(100):
+        now, large = k / 100, Query("m", 100 + 3 * k, k / 100)
+        controller.observe_arrival(large, now)
+        batcher.arrive(large, now)
+        if k % 2:
+            batcher.offload_finished(large)
+            controller.observe(large, now + 0.005)
+            continue
+        (run,) = batcher.offload_failed(large, now + 0.04, tried=ending != "not sent")
+        batcher.finish(run.worker, now + 0.05)
+        controller.observe_batch(run.batch, 0.01)
+        if ending == "left by a dead one":
+            controller.set_accelerator("m", False, now)
+        controller.observe(large, now + 0.05)
+        controller.set_accelerator("m", True, now)
+    for size in (4, 20, 64):
+        controller.observe_batch(Batch("m", [], size, 0.5), 1e-4 * size)
+    (question,) = controller.react(1.0)[1]
+    return question.machine.accelerator
+
+
+@pytest.mark.parametrize(
+    ("ending", "mean_s"), [("failed there", 0.0275), ("not sent", 0.005), ("left by a dead one", 0.005)]
+)
+def test_an_accelerator_is_judged_by_what_became_of_all_that_it_was_sent(ending: str, mean_s: float) -> None:
+    fit = judged(ending)
+    assert fit is not None
+    assert fit.run_s(250) == pytest.approx(mean_s, rel=0.05)
 
 
 def test_no_step_back_leads_onto_an_accelerator_that_is_gone() -> None:

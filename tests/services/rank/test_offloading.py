@@ -16,6 +16,7 @@ from deeprecsys.errors import OverloadedError
 from scheduler.batching import Batcher
 from scheduler.breaker import Patience
 from scheduler.plan import POLICIES, OperatingPoint, Plan
+from scheduler.query import Batch, Query
 from services.rank.catalogue import ServedModel
 from services.rank.dispatcher import Dispatcher, Scored
 from services.rank.offloading import Bounds, Offloader
@@ -61,9 +62,27 @@ class Rig:
         return await (await self.send(*values, time_left_s=time_left_s))
 
 
+class Seen:
+    """An observer that keeps the queries that were answered."""
+
+    def __init__(self) -> None:
+        self.queries: list[Query] = []
+
+    def observe_arrival(self, query: Query, now: float) -> None: ...
+
+    def observe_batch(self, batch: Batch, run_s: float) -> None: ...
+
+    def observe(self, query: Query, now: float) -> None:
+        self.queries.append(query)
+
+
 @asynccontextmanager
 async def rig(
-    *fakes: FakeTriton, ready: int | None = None, bounds: Bounds | None = None, per_candidate_s: float = 1e-4
+    *fakes: FakeTriton,
+    ready: int | None = None,
+    bounds: Bounds | None = None,
+    per_candidate_s: float = 1e-4,
+    observers: Sequence[Seen] = (),
 ) -> AsyncIterator[Rig]:
     batcher = Batcher(1, POLICIES["adaptive"], 1000)
     plan = Plan(OperatingPoint(4, offload_from=2), sla_s=0.2, fixed_s=1e-4, per_candidate_s=per_candidate_s)
@@ -73,7 +92,7 @@ async def rig(
         [f.address for f in fakes], lambda _, available: told.append(available), bounds, HASTY
     )
     engine = HeldEngine()
-    dispatcher = Dispatcher(batcher, 1, offloader=offloader)
+    dispatcher = Dispatcher(batcher, 1, observers=observers, offloader=offloader)
     made = Rig(dispatcher, offloader, engine)
     made.told = told
     offloader.add(ServedModel(SPEC, EchoEngine()))
@@ -204,6 +223,23 @@ async def test_without_time_for_both_nothing_is_sent(fake) -> None:
         assert (await r.ask(1, 2, 3, time_left_s=0.3)).backend == "cpu"
         assert (await r.ask(1, 2, 3, time_left_s=None)).backend == "cpu"  # the target is 0.2 s
         assert not fake.sizes
+
+
+async def test_who_learns_from_queries_is_told_which_the_accelerator_failed_on(fake) -> None:
+    seen = Seen()
+    async with rig(fake, bounds=Bounds(queries=1), observers=[seen]) as r:
+        r.engine.release(2)
+        fake.fault = (INTERNAL, "onnx runtime error")
+        await r.ask(1, 2)
+        fake.fault = None
+        fake.held.clear()
+        there = await r.send(1, 2)
+        await r.ask(1, 2)  # beyond our bound: it was never sent
+        fake.held.set()
+        await there
+    sent = [query.offloaded or query.tried_s == query.arrival_s for query in seen.queries]
+    assert [query.offloaded for query in seen.queries] == [False, False, True]
+    assert sent == [True, False, True]
 
 
 async def test_a_silent_server_loses_all_that_it_has_not_only_what_ran_out_of_time(fake) -> None:
