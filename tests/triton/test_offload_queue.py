@@ -1,73 +1,22 @@
-"""What waits in Triton's own queue: a full one, deadlines that reach it, and queries that their client gave up."""
+"""A Triton whose queue is full or slow: the CPU answers in time, and nothing is scored there that nobody waits for.
+
+Nothing here waits for time to pass: a query counts as sent when Triton's own metrics say that it is in the queue.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from services.triton_server.process import HOST, TritonProcess
+from deeprecsys import AsyncRankClient, Ranking
 from tests.conftest import LINEAR_CONFIG, linear_model, write_model
+from tests.triton.held_triton import Held, not_run, until_waiting
 from tests.triton.offloading_rig import RESUME_S, expected, offloading, query, until
 
 pytestmark = pytest.mark.triton
-
-HELD_MODEL = '''
-import pathlib, time
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-HERE = pathlib.Path(__file__).parent
-TABLE = np.linspace(-1.0, 1.0, 40, dtype=np.float32).reshape(10, 4)
-
-class TritonPythonModel:
-    """The model `linear`, which answers nothing while the file `held` is there."""
-
-    def execute(self, requests):
-        while (HERE / "held").exists():
-            (HERE / "running").touch()
-            time.sleep(0.002)
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request):
-        dense, ids = (pb_utils.get_input_tensor_by_name(request, n).as_numpy() for n in ("dense", "ids"))
-        total = dense.sum(axis=1) + TABLE[ids].sum(axis=(1, 2))
-        score = (1 / (1 + np.exp(-total))).astype(np.float32).reshape(-1, 1)
-        return pb_utils.InferenceResponse([pb_utils.Tensor("score", score)])
-'''
-HELD_CONFIG = (
-    LINEAR_CONFIG.replace('platform: "onnxruntime_onnx"', 'backend: "python"')
-    + """
-instance_group { count: 1 }
-dynamic_batching { default_queue_policy {
-  default_timeout_microseconds: 60000000 allow_timeout_override: true max_queue_size: 2
-} }
-"""
-)
-
-
-class Held:
-    """A Triton whose `linear` can be held; it stands in for one that is slow."""
-
-    def __init__(self, place: Path) -> None:
-        self.repository = place / "held"
-        self._version = self.repository / "linear" / "1"
-        self._version.mkdir(parents=True)
-        (self._version / "model.py").write_text(HELD_MODEL)
-        (self._version.parent / "config.pbtxt").write_text(HELD_CONFIG)
-
-    def hold(self) -> None:
-        (self._version / "held").touch()
-
-    def is_running(self) -> bool:
-        return (self._version / "running").exists()
-
-    def release(self) -> None:
-        (self._version / "held").unlink()
 
 
 @pytest.fixture
@@ -80,30 +29,33 @@ def linear(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def held(tmp_path: Path) -> Held:
-    return Held(tmp_path)
+    return Held(tmp_path / "held")
 
 
-def not_run(server: TritonProcess) -> int:
-    """How many requests the server's own statistics say it took and never ran: cancelled, or too late by our limit."""
-    with urllib.request.urlopen(f"http://{HOST}:{server.ports.metrics}/metrics") as page:
-        lines = page.read().decode().splitlines()
-    wanted = [
-        f'nv_inference_request_failure{{model="linear",reason="{reason}"'
-        for reason in ("CANCELED", "REJECTED")
-    ]
-    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(tuple(wanted)))
+def begin(client: AsyncRankClient, number: int, timeout_s: float = 10.0) -> asyncio.Task[Ranking]:
+    return asyncio.create_task(client.rank("linear", query(60, number), timeout_s=timeout_s))
 
 
-async def until_one_is_not_run(server: TritonProcess) -> None:
+async def fill(client: AsyncRankClient, server, held: Held, queued: int) -> list[asyncio.Task[Ranking]]:
+    """Hold the server, and send it one query that runs and then so many that wait, each there before the next."""
+    held.hold()
+    begun = [begin(client, 0)]
+    await until(held.is_running)
+    for number in range(1, queued + 1):
+        begun.append(begin(client, number))
+        await until_waiting(server, count=number)
+    return begun
+
+
+async def until_one_is_not_run(server) -> None:
     async with asyncio.timeout(RESUME_S):
         while await asyncio.to_thread(not_run, server) != 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
 
 
-async def begin(client, number: int, timeout_s: float = 10.0) -> asyncio.Task:
-    task = asyncio.create_task(client.rank("linear", query(60, number), timeout_s=timeout_s))
-    await asyncio.sleep(0.03)  # each reaches Triton before the next
-    return task
+def check(answers: list[Ranking]) -> None:
+    for number, answer in enumerate(answers):
+        assert abs(answer.scores - expected(query(60, number))).max() < 1e-5
 
 
 async def test_what_a_full_queue_refuses_the_cpu_answers_at_once(
@@ -112,15 +64,14 @@ async def test_what_a_full_queue_refuses_the_cpu_answers_at_once(
     caplog.set_level(logging.INFO)
     server = triton(held.repository)
     async with offloading(running, linear, server.target) as client:
-        held.hold()
-        begun = [await begin(client, number) for number in range(8)]
-        await until(lambda: sum(task.done() for task in begun) == 5)
-        assert [task.done() for task in begun[:3]] == [False] * 3  # one runs, two wait
+        there = await fill(client, server, held, queued=2)
+        refused = await asyncio.gather(*(begin(client, number) for number in range(3, 8)))
+        assert [answer.backend for answer in refused] == ["cpu"] * 5
+        assert not any(task.done() for task in there)
         held.release()
-        answers = await asyncio.gather(*begun)
-        assert [answer.backend for answer in answers] == ["triton"] * 3 + ["cpu"] * 5
-        for number, answer in enumerate(answers):
-            assert abs(answer.scores - expected(query(60, number))).max() < 1e-5
+        answers = await asyncio.gather(*there)
+        assert [answer.backend for answer in answers] == ["triton"] * 3
+        check([*answers, *refused])
     assert "accelerator away" not in caplog.text  # busy is not away
 
 
@@ -129,11 +80,14 @@ async def test_our_own_bound_on_queries_in_flight_sends_the_rest_to_the_cpu(
 ) -> None:
     server = triton(held.repository)
     async with offloading(running, linear, server.target, triton_queries=2) as client:
-        held.hold()
-        begun = [await begin(client, number) for number in range(4)]
-        await until(lambda: all(task.done() for task in begun[2:]))
+        there = await fill(client, server, held, queued=1)
+        rest = await asyncio.gather(begin(client, 2), begin(client, 3))
+        assert [answer.backend for answer in rest] == ["cpu"] * 2
+        await until_waiting(server, count=1)  # the queue had room, and yet nothing more was sent there
         held.release()
-        assert [task.backend for task in await asyncio.gather(*begun)] == ["triton"] * 2 + ["cpu"] * 2
+        answers = await asyncio.gather(*there)
+        assert [answer.backend for answer in answers] == ["triton"] * 2
+        check([*answers, *rest])
 
 
 async def test_a_deadline_reaches_the_queue_and_the_cpu_answers_in_time(
@@ -141,13 +95,11 @@ async def test_a_deadline_reaches_the_queue_and_the_cpu_answers_in_time(
 ) -> None:
     server = triton(held.repository)
     async with offloading(running, linear, server.target) as client:
-        held.hold()
-        runs = await begin(client, 0)
-        await until(held.is_running)
-        started_s = time.monotonic()
-        answer = await client.rank("linear", query(60, 1), timeout_s=0.5)
+        (runs,) = await fill(client, server, held, queued=0)
+        hurried = begin(client, 1, timeout_s=0.5)
+        await until_waiting(server, count=1)  # it was there: the CPU's answer is its second try
+        answer = await hurried  # after its deadline this would raise
         assert answer.backend == "cpu"
-        assert time.monotonic() - started_s < 0.5
         assert not runs.done()
         held.release()
         assert (await runs).backend == "triton"
@@ -157,13 +109,13 @@ async def test_a_deadline_reaches_the_queue_and_the_cpu_answers_in_time(
 async def test_a_client_that_gives_up_takes_its_query_out_of_the_queue(linear, triton, running, held) -> None:
     server = triton(held.repository)
     async with offloading(running, linear, server.target) as client:
-        held.hold()
-        runs = await begin(client, 0)
-        await until(held.is_running)
-        given_up = await begin(client, 1)
+        runs, given_up = await fill(client, server, held, queued=1)
         given_up.cancel()
         await asyncio.wait([given_up])
-        await asyncio.sleep(0.1)
+        # On one connection what is sent later arrives later: once this one waits, Triton knows of the cancellation.
+        # (It counts what was cancelled as waiting until the queue moves.)
+        behind = begin(client, 2)
+        await until_waiting(server, count=2)
         held.release()
-        assert (await runs).backend == "triton"
+        assert [(await task).backend for task in (runs, behind)] == ["triton"] * 2
         await until_one_is_not_run(server)
