@@ -24,8 +24,9 @@ from scheduler.batching import Batcher
 from scheduler.query import Batch, Complete, Drop, DropReason, Instruction, Offload, Query, Run
 from services.rank.catalogue import ServedModel
 from services.rank.engine import EngineError
-from services.rank.offloading import Attempt, Offloaded, Offloader, Part
+from services.rank.offloading import Offloader
 from services.rank.query_decoder import DecodedQuery
+from services.rank.triton_link import Attempt, Offloaded, Part
 from services.rank.workers import Outcome, Work, Workers
 
 _log = logging.getLogger(__name__)

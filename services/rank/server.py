@@ -26,13 +26,14 @@ from services.rank.http_pages import HttpPort, Readiness, pages
 from services.rank.learnt_points import LearntPoints
 from services.rank.loading import load_all
 from services.rank.metrics import Metrics
-from services.rank.offloading import Bounds, Offloader
+from services.rank.offloading import Offloader
 from services.rank.repository import model_directories
 from services.rank.servicer import RankServicer
 from services.rank.settings import ServeSettings
 from services.rank.starting_point import starting_point
 from services.rank.state_metrics import StateMetrics
 from services.rank.steering import Steering
+from services.rank.triton_link import Bounds
 
 _log = logging.getLogger(__name__)
 
@@ -92,10 +93,8 @@ async def serve(
         if metrics is not None and settings.metrics_port is not None:
             state = StateMetrics(catalogue, steering, controller, batcher, dispatcher, offloader)
             metrics.registry.register(state)
-            served = pages(metrics.registry, readiness)
-            http = HttpPort(settings.metrics_host, settings.metrics_port, served)
+            http = _open_pages(settings.metrics_host, settings.metrics_port, metrics, readiness)
             opened.push_async_callback(http.close)
-            _log.info("metrics", extra={"address": http.address, "pages": " ".join(served)})
         loading = load_all(
             directories,
             catalogue,
@@ -121,6 +120,13 @@ def _offloader(settings: ServeSettings, steering: Steering) -> Offloader | None:
         return None
     bounds = Bounds(settings.triton_queries, settings.triton_bytes, settings.triton_shared_memory)
     return Offloader(settings.triton, steering.set_accelerator, bounds, tolerance=settings.triton_tolerance)
+
+
+def _open_pages(host: str, port: int, metrics: Metrics, readiness: Readiness) -> HttpPort:
+    served = pages(metrics.registry, readiness)
+    http = HttpPort(host, port, served)
+    _log.info("metrics", extra={"address": http.address, "pages": " ".join(served)})
+    return http
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

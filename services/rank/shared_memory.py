@@ -87,7 +87,8 @@ class Region:
             unlocked.unlink()
             os.close(self._file)
             raise InvalidSettingError(
-                f"cannot have {size_bytes} bytes of shared memory in {place}: {error.strerror}"
+                f"cannot have {size_bytes} bytes of shared memory in {place}: {error.strerror}; "
+                "--triton-shared-memory must be lower, or what may be there higher"
             ) from error
         self.data: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
 

@@ -19,7 +19,8 @@ from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.query import Batch, Query
 from services.rank.catalogue import ServedModel
 from services.rank.dispatcher import Dispatcher, Scored
-from services.rank.offloading import Bounds, Offloader
+from services.rank.offloading import Offloader
+from services.rank.triton_link import Bounds
 from tests.services.rank.fake_triton import FakeTriton, fake_triton
 from tests.services.rank.test_dispatcher import SPEC as DECLARED
 from tests.services.rank.test_dispatcher import HeldEngine, query
