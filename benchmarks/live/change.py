@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.live.findings import Findings
+from benchmarks.live.search import POOL_BYTES
 from benchmarks.live.served import served
-from benchmarks.live.throughput import POOL_BYTES, SIZES
+from benchmarks.live.throughput import SIZES
 from benchmarks.live.windows import settled_after, share_inside, tails
 from services.loadgen.driver import Progress
 from services.loadgen.result import LoadResult, Samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,18 +17,21 @@ from scheduler.plan import OperatingPoint
 from services.cli.server_process import server_process
 
 CALL_TIMEOUT_S = 10.0
+ADMISSION_S = 30.0
+"""How long an accelerator may take to be used."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: its host:port, and its operating points."""
+    """A running server: its host:port, its operating points and its process id."""
 
     address: str
     control: control_pb2_grpc.ControlServiceStub
+    pid: int
 
-    def pin(self, model: str, batch_size: int) -> None:
-        """Hold a model at a batch size."""
-        point = control_pb2.OperatingPoint(batch_size=batch_size)
+    def pin(self, model: str, batch_size: int, offload_from: int | None = None) -> None:
+        """Hold a model at a point."""
+        point = control_pb2.OperatingPoint(batch_size=batch_size, offload_from=offload_from or 0)
         self.control.PinOperatingPoint(
             control_pb2.PinOperatingPointRequest(model=model, point=point), timeout=CALL_TIMEOUT_S
         )
@@ -40,9 +44,21 @@ class Served:
 
     def point(self, model: str) -> OperatingPoint:
         """Return where a model stands."""
+        point = self._operation(model).point
+        return OperatingPoint(point.batch_size, point.offload_from or None)
+
+    def await_accelerators(self, model: str) -> None:
+        """Wait until every accelerator takes the model; RuntimeError says why one does not."""
+        latest_s = time.monotonic() + ADMISSION_S
+        while away := [a for a in self._operation(model).accelerators if not a.ready]:
+            if time.monotonic() > latest_s:
+                raise RuntimeError(f"{model} at {away[0].endpoint}: {away[0].reason}")
+            time.sleep(0.05)
+
+    def _operation(self, model: str) -> control_pb2.ModelOperation:
         request = control_pb2.ListOperatingPointsRequest(model=model)
         (operation,) = self.control.ListOperatingPoints(request, timeout=CALL_TIMEOUT_S).models
-        return OperatingPoint(operation.point.batch_size, operation.point.offload_from or None)
+        return operation
 
 
 @contextmanager
@@ -54,10 +70,10 @@ def served(
         for model, sla_ms in target_ms.items():
             _linked(repository / model, Path(folder) / model, sla_ms)
         with (
-            server_process(Path(folder), ["--policy", policy, *arguments]) as (_, address),
+            server_process(Path(folder), ["--policy", policy, *arguments]) as (process, address),
             grpc.insecure_channel(address) as channel,
         ):
-            yield Served(address, control_pb2_grpc.ControlServiceStub(channel))
+            yield Served(address, control_pb2_grpc.ControlServiceStub(channel), process.pid)
 
 
 def _linked(model: Path, link: Path, sla_ms: float) -> None:

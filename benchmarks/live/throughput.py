@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.live.findings import Findings
+from benchmarks.live.search import capacity, held
 from benchmarks.live.served import served
 from benchmarks.serving_cost import drive
 from benchmarks.simulated_case import BATCH_SIZES, DATA, likely_qps, load_profile
@@ -18,28 +19,16 @@ from scheduler.simulator import profiled_load
 from scheduler.tune import hill_climb, static_point
 from scheduler.workload import PRODUCTION_MAX_SIZE, parse_sizes
 from services.cores import usable_cores
-from services.loadgen.run import find_max
-from services.loadgen.settings import MIB, LoadSettings, ModelShare
 from services.models.spec import spec_for
 
 SIZES = "production"
 P95_SIZE = int(np.percentile(parse_sizes(SIZES).draw(np.random.default_rng(0), 100_000), 95))
 COMPARED = ("static", "paper", "adaptive")
 SCALE = 4.0
-POOL_BYTES = 512 * MIB
 TUNE_QUERIES = 5000
 LONE_QUERIES, PEAK_QUERIES, PEAK_IN_FLIGHT = 60, 1000, 16
-PROBE_QUERIES, LEAST_S, MOST_S = 1000, 8.0, 20.0
-"""A probe has this many queries at the rate that a search begins with, and so many seconds at least and at most."""
-
-WARMUP_S = 1.5
-TOLERANCE, STRIDE = 0.04, 1.25
-MAX_PROBES = 14
 LIKELY_SHARE = 0.7
 """A search for the first policy begins at this share of the offline peak; the next ones where the last one ended."""
-
-FURTHER_DOWN = 0.25
-"""Where a search ends at rates too low for its probes, another begins at this share, with longer ones."""
 
 
 def lone(repository: Path, model: str) -> dict[str, Any]:
@@ -72,65 +61,6 @@ def tuned_offline(model: str, target_s: float) -> int:
     return hill_climb(measure, sla, start_qps, batch_sizes=BATCH_SIZES, thresholds=()).point.batch_size
 
 
-def capacity(
-    repository: Path,
-    model: str,
-    target_ms: float,
-    policy: str,
-    batch_size: int | None,
-    start_qps: float,
-    seed: int,
-) -> dict[str, Any]:
-    """Search one policy's highest rate within the target; ``batch_size`` None leaves it to the server."""
-    found = _searched(repository, model, target_ms, policy, batch_size, start_qps, seed)
-    if not found["qps"] and "invalid" in found["why"]:
-        found = _searched(repository, model, target_ms, policy, batch_size, FURTHER_DOWN * start_qps, seed)
-    return found
-
-
-def _searched(
-    repository: Path,
-    model: str,
-    target_ms: float,
-    policy: str,
-    batch_size: int | None,
-    start_qps: float,
-    seed: int,
-) -> dict[str, Any]:
-    held = [] if batch_size is None else ["--batch-size", str(batch_size)]
-    with served(repository, {model: target_ms}, policy, held) as server:
-        settings = LoadSettings(
-            target=server.address,
-            models=(ModelShare(model),),
-            qps=start_qps,
-            duration_s=float(np.clip(PROBE_QUERIES / start_qps, LEAST_S, MOST_S)),
-            warmup_s=WARMUP_S,
-            pool_bytes=POOL_BYTES,
-            seed=seed,
-        )
-        found = find_max(settings, tolerance=TOLERANCE, stride=STRIDE, max_probes=MAX_PROBES)
-        point = server.point(model)
-    best = found.capacity.measurement
-    row = {
-        "qps": found.capacity.qps,
-        "batch_size": point.batch_size,
-        "probes": len(found.capacity.probes),
-        "probe_s": settings.duration_s,
-        "why": found.capacity.why,
-    }
-    if best is None or found.best is None:
-        return row
-    driver = found.best.driver
-    return row | {
-        "p95_ms": best.p95_s * 1e3,
-        "p99_ms": best.p99_s * 1e3,
-        "slowest_ms": best.max_s * 1e3,
-        "queries": best.count,
-        "driver_lag_p99_ms": driver.lag_p99_s * 1e3,
-        "driver_cpu_share": driver.cpu_share,
-    }
-
-
 def study(findings: Findings, repository: Path, model: str, target: str, seed: int) -> None:
     """Measure the three policies at one target."""
     alone = findings.once(f"lone/{model}", lambda: lone(repository, model))
@@ -149,7 +79,7 @@ def study(findings: Findings, repository: Path, model: str, target: str, seed: i
             f"throughput/{model}/{target}/{policy}/{seed}",
             lambda policy=policy, start=start_qps: {  # type: ignore[misc]
                 "target_ms": target_ms,
-                **capacity(repository, model, target_ms, policy, batch_sizes[policy], start, seed),
+                **capacity(repository, model, target_ms, policy, held(batch_sizes[policy]), start, seed),
             },
         )
         start_qps = found["qps"] or start_qps

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live.findings import Findings
+from benchmarks.live.search import POOL_BYTES
 from benchmarks.live.served import served
-from benchmarks.live.throughput import POOL_BYTES
 from scheduler.measure import Measurement
 from services.loadgen.run import run_load
 from services.loadgen.settings import LoadSettings, ModelShare

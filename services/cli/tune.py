@@ -11,9 +11,9 @@ from rich.table import Table
 
 from deeprecsys.errors import InvalidSettingError
 from scheduler.measure import Sla
-from scheduler.plan import POLICIES
+from scheduler.plan import POLICIES, OperatingPoint
 from scheduler.simulator import profiled_load
-from scheduler.tune import BATCH_SIZES, Tried, Tuned, hill_climb
+from scheduler.tune import BATCH_SIZES, THRESHOLDS, Tried, Tuned, hill_climb
 from scheduler.tune import exhaustive as every_point
 from scheduler.workload import parse_sizes
 from services.loadgen.settings import LoadSettings, ModelShare
@@ -28,6 +28,9 @@ def tune(
     duration: Annotated[float, typer.Option(help="seconds of each run")] = 10.0,
     sizes: Annotated[str, typer.Option(help="law of the query sizes")] = "production",
     largest: Annotated[int, typer.Option(help="largest batch size to try", min=1)] = 1024,
+    cpu_only: Annotated[
+        bool, typer.Option("--cpu-only", help="tune the batch size alone, though there is an accelerator")
+    ] = False,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="measure every point: the oracle")] = False,
     seed: Annotated[int, typer.Option(help="seed of everything that is drawn", min=0)] = 0,
     finished: Annotated[
@@ -40,11 +43,13 @@ def tune(
     policy: Annotated[str, typer.Option(help=f"simulated: {', '.join(POLICIES)}")] = "adaptive",
     queries: Annotated[int, typer.Option(help="simulated: queries of each run", min=1000)] = 10_000,
 ) -> None:
-    """Find the batch size with the highest rate within the target, by measuring the running service.
+    """Find the operating point with the highest rate within the target, by measuring the running service.
 
-    Every point is driven with the same queries. Ctrl-C loses no finished measurement: the same command goes on. The
-    service is left pinned at the best point, and keeps it for its next start where it has a --state-dir. With
-    --profile the same search runs in the simulator, in seconds; serve its result with --batch-size.
+    The batch size is tuned first; where the service has an accelerator, then the query size from which queries go
+    there, then both again until nothing changes. Every point is driven with the same queries. Ctrl-C loses no finished
+    measurement: the same command goes on. The service is left pinned at the best point, and keeps it for its next start
+    where it has a --state-dir. With --profile the same search is simulated, in seconds and without an accelerator;
+    serve its result with --batch-size.
     """
     console = Console()
     if profile is not None:
@@ -61,17 +66,25 @@ def tune(
 
         def show(tried: Tried) -> None:
             bound = "no more than" if tried.pruned else "bears"
-            console.print(
-                f"batch size {tried.point.batch_size} {bound} {tried.qps:.1f} queries/s: {tried.why}"
-            )
+            console.print(f"{_text(tried.point)} {bound} {tried.qps:.1f} queries/s: {tried.why}")
             status.update("measuring the next point")
 
         tuned = tune_live(
-            settings, Finished(path, settings), grid=exhaustive, batch_sizes=_rungs(largest), progress=show
+            settings,
+            Finished(path, settings),
+            grid=exhaustive,
+            batch_sizes=_rungs(largest),
+            thresholds=() if cpu_only else THRESHOLDS,
+            progress=show,
         )
     console.print(_table(model, tuned))
     if tuned.qps <= 0:
-        console.print("no batch size meets the target at any rate")
+        console.print("no point meets the target at any rate")
+
+
+def _text(point: OperatingPoint) -> str:
+    offloaded = "" if point.offload_from is None else f", offloading from {point.offload_from}"
+    return f"batch size {point.batch_size}{offloaded}"
 
 
 def _rungs(largest: int) -> tuple[int, ...]:
@@ -109,11 +122,17 @@ def _simulated(
 
 
 def _table(model: str, tuned: Tuned) -> Table:
-    table = Table(title=f"{model}: best at batch size {tuned.point.batch_size}, {tuned.measurements} runs")
-    for heading in ("batch size", "queries/s within the target", "held back by"):
-        table.add_column(heading, justify="left" if heading == "held back by" else "right")
-    latest = {tried.point.batch_size: tried for tried in tuned.tried}  # a climb may pass a rung twice
-    for _, tried in sorted(latest.items()):
+    latest = {tried.point: tried for tried in tuned.tried}  # a climb may pass a rung twice
+    offloads = any(point.offload_from is not None for point in latest)
+    table = Table(title=f"{model}: best at {_text(tuned.point)}, {tuned.measurements} runs")
+    headings = ("batch size", *(("offload from",) if offloads else ()), "queries/s within the target")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    table.add_column("held back by")
+    for point, tried in sorted(
+        latest.items(), key=lambda item: (item[0].offload_from or 0, item[0].batch_size)
+    ):
         bound = "< best" if tried.pruned else f"{tried.qps:.1f}"
-        table.add_row(str(tried.point.batch_size), bound, tried.why)
+        threshold = (str(point.offload_from or "none"),) if offloads else ()
+        table.add_row(str(point.batch_size), *threshold, bound, tried.why)
     return table

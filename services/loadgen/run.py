@@ -64,10 +64,11 @@ def find_max(
     tolerance: float = 0.02,
     max_probes: int = 24,
     stride: float = 2.0,
+    floor_qps: float | None = None,
     on_probe: Callable[[Probe], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> MaxResult:
-    """Search the highest rate at which the one model meets its target, from ``settings.qps``.
+    """Search the highest rate at which the one model meets its target, from ``settings.qps``, as ``max_qps`` does.
 
     Raises what ``run_load`` raises, InvalidSettingError for several models or a closed loop, and KeyboardInterrupt
     when a run was ended with Ctrl-C.
@@ -97,6 +98,7 @@ def find_max(
                 tolerance=tolerance,
                 max_probes=max_probes,
                 stride=stride,
+                floor_qps=floor_qps,
                 confirm_miss=True,
             )
         finally:

@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 
 from deeprecsys.errors import InvalidSettingError
 from scheduler.latency import BackendProfile, LatencyCurve, LatencyPoint, LatencyProfile
+from scheduler.plan import OperatingPoint
+from scheduler.tune import THRESHOLDS, Tried, Tuned
+from services.cli import tune as command
 from services.cli.app import app
 from services.profiles import read_profile, write_profile
 
@@ -72,3 +75,31 @@ def test_a_profile_that_cannot_be_used_is_named_with_its_reason(path: Path, tmp_
     path.write_text(json.dumps({"model": "mlp", "cores": 2}))
     with pytest.raises(InvalidSettingError, match="backends is missing"):
         read_profile(path)
+
+
+@pytest.mark.parametrize(("flags", "thresholds"), [((), THRESHOLDS), (("--cpu-only",), ())])
+def test_thresholds_are_tuned_unless_the_cpu_alone_is_asked_for(
+    flags: tuple[str, ...],
+    thresholds: tuple[int | None, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def tune_live(*_: object, **options: object) -> Tuned:
+        asked.append(options["thresholds"])
+        tried = (
+            Tried(OperatingPoint(64), 80.0, "p95"),
+            Tried(OperatingPoint(64, 256), 120.0, "p95"),
+            Tried(OperatingPoint(64, 1), 0.0, "p99", pruned=True),
+        )
+        return Tuned(OperatingPoint(64, 256), 120.0, tried, 9, 1)
+
+    monkeypatch.setattr(command, "tune_live", tune_live)
+    arguments = ["tune", "mlp", "--finished", str(tmp_path / "finished.jsonl"), *flags]
+    outcome = CliRunner().invoke(app, arguments, terminal_width=200)
+    assert outcome.exit_code == 0, outcome.output
+    assert asked == [thresholds]
+    assert "best at batch size 64, offloading from 256" in " ".join(outcome.stdout.split())
+    rows = [line.split()[1:6:2] for line in outcome.stdout.splitlines() if " 64 " in line and "│" in line]
+    assert rows == [["64", "none", "80.0"], ["64", "1", "<"], ["64", "256", "120.0"]]
