@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ async def test_the_rank_server_admits_a_paced_model_and_gets_its_zeros(
     exported: Path, triton, paced: Path, running
 ) -> None:
     server = triton(paced)
-    async with offloading(running, exported, server.target) as client:
+    async with offloading(running, exported, server.target, triton_tolerance=math.inf) as client:
         assert [each.ready for each in await accelerators(client.address)] == [True]
         offloaded, here = await client.rank("linear", query(60)), await client.rank("linear", query(10))
     assert (offloaded.backend, here.backend) == ("triton", "cpu")
