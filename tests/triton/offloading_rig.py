@@ -93,6 +93,17 @@ async def statistics(server: TritonProcess, version: str = "1") -> Any:
         return found.model_stats[0]
 
 
+async def until_scored(*servers: TritonProcess, count: int, version: str = "1") -> list[int]:
+    """Wait until the servers have counted so many candidates together, and return those of each.
+
+    Triton counts an inference a little after it has answered.
+    """
+    async with asyncio.timeout(RESUME_S):
+        while sum(got := [(await statistics(s, version)).inference_count for s in servers]) != count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return got
+
+
 async def until_all_ready(address: str) -> None:
     """Wait until every endpoint is used."""
     async with asyncio.timeout(RESUME_S):

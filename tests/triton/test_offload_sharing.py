@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from services.triton_server.process import TritonProcess
+from services.rank.triton_admission import SAMPLE
 from tests.conftest import LINEAR_CONFIG, linear_model, write_model
 from tests.triton.held_triton import ONE_BY_ONE, Held, until_waiting
-from tests.triton.offloading_rig import expected, offloading, query, statistics, until
+from tests.triton.offloading_rig import expected, offloading, query, until, until_scored
 
 pytestmark = pytest.mark.triton
 LARGEST = 64
@@ -23,11 +23,6 @@ def linear(tmp_path: Path) -> Path:
     return place
 
 
-async def candidates(server: TritonProcess) -> int:
-    """How many candidates the server says it has scored."""
-    return int((await statistics(server)).inference_count)
-
-
 async def test_candidates_on_the_way_stay_level_whatever_order_the_sizes_come_in(
     linear, tmp_path, triton, running
 ) -> None:
@@ -36,7 +31,7 @@ async def test_candidates_on_the_way_stay_level_whatever_order_the_sizes_come_in
     # In turns one server would get every large query; by count of queries, or by chance, the two would drift apart.
     sizes = [LARGEST, 1] * 12
     async with offloading(running, linear, *(s.target for s in servers), offload_from=1) as client:
-        before = [await candidates(server) for server in servers]  # what warmed up
+        await until_scored(*servers, count=len(servers) * SAMPLE)  # scored to be admitted
         for held in pair:
             held.hold()
         asked = [
@@ -51,6 +46,5 @@ async def test_candidates_on_the_way_stay_level_whatever_order_the_sizes_come_in
         assert [answer.backend for answer in answers] == ["triton"] * len(sizes)
         for number, answer in enumerate(answers):
             assert abs(answer.scores - expected(query(sizes[number], number))).max() < 1e-5
-        got = [await candidates(server) - warm for server, warm in zip(servers, before, strict=True)]
-    assert sum(got) == sum(sizes)
-    assert abs(got[0] - got[1]) <= LARGEST, got
+        one, other = await until_scored(*servers, count=len(servers) * SAMPLE + sum(sizes))
+    assert abs(one - other) <= LARGEST

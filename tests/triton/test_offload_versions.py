@@ -24,9 +24,9 @@ from tests.triton.offloading_rig import (
     load,
     offloading,
     query,
-    statistics,
     until,
     until_reason,
+    until_scored,
 )
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -110,7 +110,7 @@ async def test_a_newer_version_beside_ours_changes_no_answer(linear, theirs, tri
             await until(lambda: sending.offloaded(since_s=loaded_s) > QPS)
         # The test can tell the two apart, and asking without a version would have been wrong.
         assert np.abs(await score_there(server, "2") - expected(query(60))).max() > 0.1
-        assert (await statistics(server, "2")).inference_count == 60
+        await until_scored(server, count=60, version="2")  # this one query, and none of those under load
     assert sending.versions == {"1"}
 
 
@@ -138,6 +138,25 @@ async def test_while_our_version_is_unloaded_the_cpu_answers_and_offloading_resu
     assert set(sending.sent(gone_s, back_s)) == {"cpu"}
     assert sending.versions == {"1"}
     assert "accelerator refused" in caplog.text
+
+
+async def test_our_version_that_comes_back_with_other_weights_is_refused_though_its_shapes_are_ours(
+    linear, theirs, triton, running
+) -> None:
+    publish(theirs, "2", other_weights())
+    server = triton(theirs)
+    async with offloading(running, linear, server.target) as client:
+        async with load(client, QPS, 5 * SLA_S) as sending:
+            await until(lambda: sending.offloaded() > QPS / 2)
+            serve_versions(theirs, [2])
+            await reload(server)
+            await until_reason(client.address, "version 1 is not among 2")
+            gone_s = time.monotonic()
+            (theirs / "linear" / "1" / "model.onnx").write_bytes(other_weights())
+            serve_versions(theirs, [1, 2])
+            await reload(server)
+            await until_reason(client.address, "it has other weights", REFUSED_WAIT_S + RESUME_S)
+    assert set(sending.sent(since_s=gone_s)) == {"cpu"}
 
 
 async def test_our_version_reloaded_there_with_another_shape_is_no_longer_used(
