@@ -22,7 +22,7 @@ from scheduler.planner import Forecast, Question, forecast
 from scheduler.query import Batch, Query
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-THRESHOLD_LADDER = (1, 32, 64, 128, 192, 256, 384, 512, 768)
+THRESHOLD_LADDER = (1, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Controller:
         self._models[batch.model].evidence.add_batch(batch, run_s)
 
     def observe(self, query: Query, now: float) -> None:
-        """Note that a query has its answer; of one sent to the accelerator the seconds since then are learnt too.
+        """Note that a query has its answer; of one sent to the accelerator what that takes is learnt too.
 
         Also where the CPU answered in the end, but for what an accelerator left behind that is gone.
         """
@@ -224,7 +224,7 @@ class Controller:
         if query.arrival_s >= state.changed_s:  # those before may have begun under another point
             state.evidence.add_latency(now - query.arrival_s)
         if query.offloaded:
-            state.evidence.add_offloaded(query, now - query.started_s)
+            state.evidence.add_offloaded(query, now)
         elif state.accelerator and not math.isnan(query.tried_s):
             state.evidence.add_failed(query, now - query.tried_s)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from scheduler.latency import LinearFit
-from scheduler.learning import Seconds, SizeMix
+from scheduler.learning import DeviceSeconds, Seconds, SizeMix
 from scheduler.measure import percentile
 from scheduler.planner import Machine
 from scheduler.query import Batch, Query
@@ -31,7 +31,7 @@ class Evidence:
     def __init__(self, prior: LinearFit, percentile: float) -> None:
         self.percentile = percentile
         self.cpu = Seconds(prior)
-        self.device = Seconds()
+        self.device = DeviceSeconds()
         self.mix = SizeMix()
         self.scored_rate = 0.0
         """Candidates scored a second in the last window, by whichever backend."""
@@ -61,10 +61,10 @@ class Evidence:
         self._busy_s += run_s
         self.cpu.add(batch.size, run_s)
 
-    def add_offloaded(self, query: Query, seconds: float) -> None:
-        """Note that the accelerator scored a query in these seconds."""
+    def add_offloaded(self, query: Query, now: float) -> None:
+        """Note that the accelerator's answer to a query came."""
         self._scored += query.size
-        self.device.add(query.size, seconds)
+        self.device.add_answer(query.size, query.started_s, now)
 
     def add_failed(self, query: Query, seconds: float) -> None:
         """Note that a query failed on the accelerator and had its answer these seconds after it was sent there.

@@ -17,6 +17,8 @@ F64Array = NDArray[np.float64]
 
 _BUCKETS = 96
 _FORGOTTEN = 1e-3
+_SHARED = 0.5
+"""A query that was answered within this share of what its size takes, after the one before, had its batch."""
 
 
 def bucket(n: int) -> int:
@@ -125,3 +127,47 @@ class Seconds:
         if count < 2 or total <= 0:
             return 0.0
         return math.sqrt(math.log(max(1.0, squares * count / (total * total))))
+
+
+class DeviceSeconds(Seconds):
+    """The seconds that an accelerator is busy with a query, told from when queries were sent and when answers came.
+
+    It is taken to work in order, as one device however many there are: a query that was sent before the last answer
+    came had to wait for that. What it waited is no part of what it takes: who plans with both counts the queue twice,
+    and shuns an accelerator that has room.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answered_s = -math.inf
+        self._batch: tuple[int, float] | None = (
+            None  # candidates and seconds, until it is known who shared them
+        )
+
+    def add_answer(self, n: int, sent_s: float, now: float) -> None:
+        """Note the answer to a query of so many candidates.
+
+        One that waited and then came much sooner than it takes shared a batch with the one before, and is counted with
+        it. Until anything is known only those that did not wait count.
+        """
+        waited = sent_s < self._answered_s
+        seconds = now - max(sent_s, self._answered_s)
+        self._answered_s = now
+        expected_s = self.fit.run_s(n)
+        if waited and not expected_s > 0:
+            return
+        if not waited or seconds > _SHARED * expected_s:
+            self._count_batch()
+            self._batch = n, seconds
+        elif self._batch is not None:
+            self._batch = self._batch[0] + n, self._batch[1] + seconds
+
+    def end_window(self, keep: float) -> None:
+        """Fit again, then let all that is known fade to ``keep`` of its weight."""
+        self._count_batch()
+        super().end_window(keep)
+
+    def _count_batch(self) -> None:
+        if self._batch is not None:
+            self.add(*self._batch)
+            self._batch = None

@@ -280,7 +280,6 @@ class _Run:
             failed = seconds == math.inf
             self.counter += 1
             heappush(self.heap, (now if failed else now + seconds, self.counter, -1, query, failed))
-            query.started_s = now
 
     def accelerator_done(self, query: Query, now: float, failed: bool) -> None:
         """Free the slot and tell the batcher."""

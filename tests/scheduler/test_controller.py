@@ -12,7 +12,7 @@ from numpy.random import Generator
 from scheduler.batching import Batcher
 from scheduler.controller import Controller, Decision
 from scheduler.latency import LinearFit
-from scheduler.learning import Seconds, SizeMix, bucket
+from scheduler.learning import DeviceSeconds, Seconds, SizeMix, bucket
 from scheduler.measure import Sla
 from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.planner import Machine, Outlook, Question, forecast
@@ -113,6 +113,26 @@ def test_a_fast_accelerator_is_found_in_steps_and_used() -> None:
     assert thresholds[0] > 256  # the first step risks the largest queries only
     assert thresholds[-1] <= 192
     assert p95(run, arrival_s, 45.0) <= 0.042  # 1.4 times what the cores alone could do
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_busy_accelerator_is_not_taken_for_a_slow_one(seed: int) -> None:
+    """What queries wait for each other there is no part of what it takes: it is kept where it bears the most."""
+    law, share = (2e-3, 1.2e-5), 1.3
+    run, arrival_s = served(
+        Controller(2),
+        linear(*MLP, sigma=0.1),
+        utilised(MLP, share),
+        OperatingPoint(64),
+        accelerator=linear(*law, sigma=0.1),
+        duration_s=60.0,
+        arrivals="step:20,1.5",
+        seed=seed,
+    )
+    left = points(run)[-1].offload_from
+    assert left is not None
+    assert 64 <= left <= 128
+    assert p95(run, arrival_s, 45.0) <= 0.042
 
 
 def test_a_slow_accelerator_is_tried_and_left() -> None:
@@ -497,6 +517,48 @@ def test_seconds_are_fitted_from_few_batches_and_old_ones_fade() -> None:
         seconds.end_window(0.5)
     assert seconds.fit.fixed_s == pytest.approx(0.002, rel=0.05)
     assert seconds.fit.per_candidate_s == pytest.approx(3e-5, rel=0.05)
+
+
+@pytest.mark.parametrize("load", [0.1, 0.5, 0.95])
+def test_what_an_accelerator_takes_is_told_apart_from_what_queries_wait_for_it(load: float) -> None:
+    rng, law = np.random.default_rng(3), LinearFit(0.002, 1e-5)
+    sizes = rng.integers(50, 900, 2000).tolist()
+    gaps_s = rng.exponential(np.mean([law.run_s(n) for n in sizes]) / load, len(sizes))
+    device, free_s = DeviceSeconds(), 0.0
+    for query, (n, sent_s) in enumerate(zip(sizes, np.cumsum(gaps_s).tolist(), strict=True)):
+        free_s = max(free_s, sent_s) + law.run_s(n)
+        device.add_answer(n, sent_s, free_s)
+        if query % 200 == 199:
+            device.end_window(0.9)
+    assert device.fit.fixed_s == pytest.approx(law.fixed_s, rel=0.05)
+    assert device.fit.per_candidate_s == pytest.approx(law.per_candidate_s, rel=0.05)
+
+
+def test_queries_that_share_a_batch_of_the_accelerator_count_as_one_of_their_size() -> None:
+    law, device = LinearFit(0.002, 1e-5), DeviceSeconds()
+    for k, n in enumerate((50, 400, 900, 200)):
+        device.add_answer(n, k, k + law.run_s(n))
+    device.end_window(1.0)
+    known = device.weight
+    device.add_answer(300, 10.0, 10.0 + law.run_s(300))
+    # These were sent meanwhile, ran together, and were told of one after the other.
+    done_s = 10.0 + law.run_s(300) + law.run_s(100 + 500 + 20)
+    for n, told_s in ((100, 0.0), (500, 1e-4), (20, 2e-4)):
+        device.add_answer(n, 10.001, done_s + told_s)
+    device.end_window(1.0)
+    assert device.weight == known + 2
+    assert device.largest == pytest.approx(900)
+    assert device.count[bucket(620)] == 1.0
+    assert device.fit.run_s(620) == pytest.approx(law.run_s(620), rel=0.05)
+
+
+def test_until_an_accelerator_is_known_only_queries_that_did_not_wait_say_what_it_takes() -> None:
+    device = DeviceSeconds()
+    device.add_answer(100, 0.0, 0.01)
+    device.add_answer(100, 0.005, 0.0101)
+    device.end_window(1.0)
+    assert device.weight == 1
+    assert device.fit.run_s(100) == pytest.approx(0.01)
 
 
 def test_the_spread_about_the_line_is_learnt() -> None:
