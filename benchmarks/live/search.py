@@ -19,6 +19,7 @@ PROBE_QUERIES, LEAST_S, MOST_S = 1000, 8.0, 20.0
 WARMUP_S = 1.5
 TOLERANCE, STRIDE = 0.04, 1.25
 MAX_PROBES = 14
+SETTLE_SHARE = 0.7
 FURTHER_DOWN = 0.25
 """Where a search ends at rates too low for its probes, another begins at this share, with longer ones."""
 
@@ -36,12 +37,12 @@ def capacity(
 ) -> dict[str, Any]:
     """Search the highest rate within the target of a server that is started with these flags.
 
-    ``settle_s``: seconds at the first rate, not measured, in which a server that steers itself may learn.
+    ``settle_s``: seconds at SETTLE_SHARE of the first rate, not measured, in which a server may learn to steer itself.
     """
     with served(repository, {model: target_ms}, policy, flags) as server:
         server.await_accelerators(model)
         if settle_s:
-            run_load(probe(server.address, model, start_qps, seed, duration_s=settle_s))
+            run_load(probe(server.address, model, SETTLE_SHARE * start_qps, seed, duration_s=settle_s))
         found = highest_rate(server, model, start_qps, seed)
         if not found["qps"] and "invalid" in found["why"]:
             found = highest_rate(server, model, FURTHER_DOWN * start_qps, seed)
