@@ -219,7 +219,7 @@ class Dispatcher:
         pending: _Pending = query.payload
         pending.attempt = None
         if outcome.fault is not None:
-            self._fall_back(query, tried=True)
+            self._fall_back(query, tried=not outcome.outage)
             return
         pending.parts = outcome.parts
         self._obey(self._batcher.offload_finished(query))

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -21,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 TEXT = "text/plain; charset=utf-8"
 CLIENT_LIMIT_S = 10.0
+MOST_CLIENTS = 16
+"""More at once are hung up on: a page is for a scraper or two and a few people."""
 
 
 class Page(NamedTuple):
@@ -94,7 +97,25 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, served: Mapping[str, Render]) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.pages = served
+        self._slots = threading.BoundedSemaphore(MOST_CLIENTS)
         super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a thread, unless as many as there may be are busy."""
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
+        """Log in a line what http.server would print: clients that hang up, such as TCP health checks, mostly."""
+        _log.debug("page not delivered", extra={"client": client_address[0], "reason": repr(sys.exception())})
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer's would ask the DNS for this machine's name

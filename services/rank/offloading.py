@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 
+from deeprecsys.errors import InvalidSettingError
 from deeprecsys.tensors import Array
 from scheduler.breaker import Patience
 from services.rank.catalogue import ServedModel
@@ -64,9 +65,16 @@ class Offloader:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[Link, asyncio.TimerHandle] = {}
         shared_bytes = self.bounds.shared_bytes
-        self._memories = {
-            Endpoint(address): TensorMemory(shared_bytes) if shared_bytes else None for address in addresses
-        }
+        self._memories: dict[Endpoint, TensorMemory | None] = {}
+        try:
+            for address in addresses:
+                memory = TensorMemory(shared_bytes) if shared_bytes else None
+                self._memories[Endpoint(address)] = memory
+        except InvalidSettingError:
+            for made in self._memories.values():
+                if made is not None:
+                    made.remove()
+            raise
         for endpoint in self._memories:
             self._spawn(self._listen(endpoint))
 
@@ -282,4 +290,4 @@ async def _share(link: Link) -> None:
 def _take_back(link: Link, fault: EngineError) -> None:
     """End what is on the way, oldest first: a dying server may hold it until its time runs out."""
     for attempt in sorted(link.attempts, key=lambda attempt: attempt.sent_s):
-        attempt.abandon(fault)
+        attempt.abandon(EndpointAwayError(str(fault)))

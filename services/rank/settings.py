@@ -66,6 +66,7 @@ class ServeSettings(BaseSettings):
     triton_shared_memory: int = Field(
         0,
         ge=0,
+        le=1 << 40,
         description="bytes of system shared memory with each Triton server, which must be on this host; "
         "0 sends tensors in messages",
     )

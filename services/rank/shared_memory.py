@@ -76,18 +76,18 @@ class Region:
         self.key = f"{PREFIX}{secrets.token_hex(8)}"
         self.size_bytes = size_bytes
         self._path = place / self.key
-        unlocked = place / f".{self.key}"  # not under the prefix: nobody sweeps it before it is locked
+        unlocked = place / f".{self.key}"  # nobody is told of it before it is locked and whole
         self._file = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(self._file, 0, size_bytes)
             self._map = mmap.mmap(self._file, size_bytes)
             unlocked.rename(self._path)
-        except OSError as error:
-            unlocked.unlink()
+        except (OSError, OverflowError) as error:
+            unlocked.unlink(missing_ok=True)
             os.close(self._file)
             raise InvalidSettingError(
-                f"cannot have {size_bytes} bytes of shared memory in {place}: {error.strerror}; "
+                f"cannot have {size_bytes} bytes of shared memory in {place}: {error}; "
                 "--triton-shared-memory must be lower, or what may be there higher"
             ) from error
         self.data: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
@@ -118,6 +118,6 @@ def is_orphan(key: str, place: Path = PLACE) -> bool:
 
 def sweep(place: Path = PLACE) -> None:
     """Remove the regions that killed owners left behind."""
-    for path in place.glob(f"{PREFIX}*"):
+    for path in (*place.glob(f"{PREFIX}*"), *place.glob(f".{PREFIX}*")):
         if is_orphan(path.name, place):
             path.unlink(missing_ok=True)

@@ -60,6 +60,8 @@ def take_sample(model: ServedModel) -> Sample:
     spec = model.spec
     inputs = random_batch(spec, min(spec.largest_batch, SAMPLE), np.random.default_rng(0))
     (scores,) = model.engine.run(inputs, [spec.score_output])
+    if not np.isfinite(scores).all():
+        raise EngineError("the CPU's own scores of a sample are not finite: there is nothing to compare with")
     return Sample([inputs[declared.name] for declared in spec.inputs], scores)
 
 
@@ -141,7 +143,7 @@ async def _compare(
     ours = sample.scores.astype(np.float64)
     allowed = tolerance * float(np.ptp(ours)) + ROUNDING * float(np.abs(ours).max())
     apart = float(np.abs(scores.astype(np.float64) - ours[:size]).max())
-    if apart > allowed:
+    if not apart <= allowed:
         raise ModelRefusedError(
             f"its scores of a sample are up to {apart:.3g} from those here, and {allowed:.3g} is allowed: "
             "it has other weights under the same name and version, or a coarser precision than --triton-tolerance"

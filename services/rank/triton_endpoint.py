@@ -24,7 +24,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     # Whatever proxy the environment names is for the way out, not for a server beside this one.
     ("grpc.enable_http_proxy", 0),
 ]
-LINGER_S = 120.0
+LINGER_S = 10.0
 """What calls on a channel that was replaced get to end."""
 
 

@@ -35,6 +35,11 @@ class Offloaded(NamedTuple):
     parts: list[Part]
     fault: EngineError | None
 
+    @property
+    def outage(self) -> bool:
+        """Whether the endpoint was away, which tells nothing of how long it takes."""
+        return isinstance(self.fault, EndpointAwayError)
+
 
 Done = Callable[[Offloaded], None]
 

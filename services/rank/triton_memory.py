@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from services.rank.engine import EngineError
 from services.rank.shared_memory import PREFIX, Arena, Region, is_orphan
-from services.rank.triton_endpoint import Endpoint
+from services.rank.triton_endpoint import Endpoint, EndpointBusyError, SilentError
 
 ASK_S = 1.5
 GIVEN_UP_S = 10.0
@@ -44,6 +44,7 @@ class TensorMemory:
         self._region = Region(size_bytes)
         self._arena = Arena(size_bytes)
         self._mapped = False
+        self._named = False  # the server was asked to map it, and may have
         self._offering = asyncio.Lock()  # the links of all models offer it, when the server comes
 
     async def offer(self, endpoint: Endpoint) -> None:
@@ -56,6 +57,8 @@ class TensorMemory:
                 regions = await _mapped_there(endpoint)
                 if self._region.key not in regions:
                     await self._have_mapped(endpoint, regions)
+            except SilentError:
+                raise  # whether it is mapped is as it was; a server that forgot it says so when it is used
             except EngineError:
                 self._mapped = False
                 raise
@@ -64,6 +67,7 @@ class TensorMemory:
     async def _have_mapped(self, endpoint: Endpoint, others: Collection[str]) -> None:
         key, size_bytes = self._region.key, self._region.size_bytes
         request = service_pb2.SystemSharedMemoryRegisterRequest(name=key, key=f"/{key}", byte_size=size_bytes)
+        self._named = True
         await endpoint.call("SystemSharedMemoryRegister", request, ASK_S)
         # Only now is it known that both see the same memory, and that a key which is not there is nobody's.
         for other in others:
@@ -79,17 +83,24 @@ class TensorMemory:
             return
         try:
             yield Block(self._region.key, offset, self._region.data[offset : offset + count])
+        except EndpointBusyError:
+            self._arena.give(offset)  # refused: nobody reads it
+            raise
         except BaseException:
             self._loop.call_later(GIVEN_UP_S, self._arena.give, offset)
             raise
         self._arena.give(offset)
 
     async def close(self, endpoint: Endpoint) -> None:
-        """Have the server let go of the region, if it is there to do so, and remove it."""
-        if self._mapped:
+        """Have the server let go of the region, if it is there to do so and reads nothing of it, and remove it."""
+        if self._named and self._arena.free_bytes == self._region.size_bytes:
             # One that is away has lost its mapping, too; the mapping of one that only hangs the next of us removes.
             with suppress(EngineError):
                 await _unmap(endpoint, self._region.key)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the region here; what has mapped it keeps it until it lets go."""
         self._region.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from deeprecsys.errors import InvalidSettingError
+from services.rank.offloading import Offloader
 from services.rank.shared_memory import PLACE, PREFIX
-from services.rank.triton_endpoint import AttemptFailedError, Endpoint
+from services.rank.triton_endpoint import AttemptFailedError, Endpoint, EndpointBusyError
+from services.rank.triton_link import Bounds
 from services.rank.triton_memory import TensorMemory
 from tests.conftest import LINEAR_CONFIG, TABLE, linear_model, write_model
 from tests.triton.offloading_rig import accelerators, expected, offloading, query, until_offloaded
@@ -154,6 +158,34 @@ async def test_memory_of_a_call_that_was_given_up_is_not_used_again_at_once(line
                 raise asyncio.CancelledError
         with memory.lend(64) as block:
             assert block is None
+
+
+async def test_memory_of_a_call_that_was_refused_is_free_at_once(linear, triton) -> None:
+    server = triton(linear)
+    async with Endpointed(server.target) as (endpoint, memory):
+        await memory.offer(endpoint)
+        with pytest.raises(EndpointBusyError):
+            with memory.lend(4096):
+                raise EndpointBusyError("full")
+        with memory.lend(4096) as block:
+            assert block is not None
+
+
+async def test_where_the_memory_of_one_server_is_not_to_be_had_that_of_the_others_is_removed(
+    monkeypatch,
+) -> None:
+    before, reserve, asked = names(), os.posix_fallocate, []
+
+    def second_fails(file: int, begin: int, size: int) -> None:
+        asked.append(size)
+        if len(asked) == 2:
+            raise OSError(28, "No space left on device")
+        reserve(file, begin, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", second_fails)
+    with pytest.raises(InvalidSettingError, match="No space left"):
+        Offloader(["127.0.0.1:1", "127.0.0.1:2"], lambda *_: None, Bounds(shared_bytes=SHARED))
+    assert names() == before
 
 
 async def test_other_weights_under_the_same_name_are_refused(linear, triton, running, tmp_path) -> None:

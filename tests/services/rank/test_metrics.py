@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -443,6 +444,31 @@ async def test_a_page_that_fails_is_a_500_and_a_trace_in_the_log(caplog) -> None
     finally:
         await port.close()
     assert "nobody foresaw this" in caplog.text
+
+
+async def test_more_clients_than_there_may_be_are_hung_up_on_and_one_that_goes_makes_room(
+    monkeypatch,
+) -> None:
+    from services.rank.http_pages import HttpPort, Page
+
+    monkeypatch.setattr("services.rank.http_pages.MOST_CLIENTS", 1)
+    port = HttpPort("127.0.0.1", 0, {"/": lambda _: Page(HTTPStatus.OK, "text/plain", b"here")})
+    try:
+        number = int(port.address.rpartition(":")[2])
+        idle = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", number), 5)
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(fetch, number, "/")
+        idle.close()
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    status = (await asyncio.to_thread(fetch, number, "/"))[0]
+                    break
+                except ConnectionError:
+                    await asyncio.sleep(0.01)
+        assert status == 200
+    finally:
+        await port.close()
 
 
 async def test_a_loop_that_stands_still_fails_the_scrape_instead_of_hanging_it(

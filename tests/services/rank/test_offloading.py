@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,9 @@ from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.query import Batch, Query
 from services.rank.catalogue import ServedModel
 from services.rank.dispatcher import Dispatcher, Scored
+from services.rank.engine import EngineError
 from services.rank.offloading import Offloader
+from services.rank.triton_admission import take_sample
 from services.rank.triton_link import Bounds
 from tests.services.rank.fake_triton import FakeTriton, fake_triton
 from tests.services.rank.test_dispatcher import SPEC as DECLARED
@@ -156,6 +159,26 @@ async def test_a_server_that_scores_a_sample_otherwise_is_refused(fake) -> None:
     async with rig(fake, ready=0) as r:
         await until(lambda: "weights" in r.offloader.states(SPEC.key)[0].reason)
         assert r.told == []
+
+
+def test_a_sample_that_the_cpu_cannot_score_compares_with_nothing() -> None:
+    class Broken(EchoEngine):
+        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+            return [inputs["x"] * np.float32(np.nan)]
+
+    with pytest.raises(EngineError, match="not finite"):
+        take_sample(ServedModel(SPEC, Broken()))
+
+
+async def test_an_outage_is_not_learnt_as_what_an_accelerator_takes(fake) -> None:
+    """Two servers may be there: what one that died left behind says nothing of the other."""
+    seen = Seen()
+    async with rig(fake, observers=[seen]) as r:
+        fake.down = (UNAVAILABLE, "Socket closed")
+        r.engine.release(2)
+        assert (await r.ask(1, 2)).backend == "cpu"
+    (answered,) = seen.queries
+    assert math.isnan(answered.tried_s)
 
 
 async def test_a_server_that_rounds_more_coarsely_is_taken(fake) -> None:

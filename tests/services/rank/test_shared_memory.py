@@ -78,12 +78,6 @@ def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
     assert np.array_equal(region.data[:3], [1, 2, 3])  # what still maps it keeps it
 
 
-def test_memory_that_is_not_there_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettingError, match="cannot have .* bytes of shared memory"):
-        Region(1 << 60, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_region_of_a_killed_owner_is_removed_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -98,4 +92,17 @@ def test_the_region_of_a_killed_owner_is_removed_and_that_of_a_living_one_is_not
     assert is_orphan(key, tmp_path)
     assert (tmp_path / key).exists()
     Region(SIZE, tmp_path).close()  # the next owner sweeps
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1 << 60, 1 << 64])
+def test_sizes_beyond_all_memory_are_refused_and_leave_nothing(tmp_path: Path, size: int) -> None:
+    with pytest.raises(InvalidSettingError, match="--triton-shared-memory must be lower"):
+        Region(size, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_owner_left_that_was_killed_before_it_was_ready_is_removed(tmp_path: Path) -> None:
+    (tmp_path / f".{PREFIX}0").write_bytes(b"half")
+    sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
