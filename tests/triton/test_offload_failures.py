@@ -131,7 +131,7 @@ async def check_outage(
             await until(lambda: sending.offloaded(since_s=up_s) > QPS / 2, 2 * RESUME_S)
     ready_s = times(caplog, "accelerator ready")[-1]
     # One that was sent before it is back may arrive when it is.
-    during = [who for at, took, who in sending.answers if away_s <= at and at + took < ready_s]
+    during = [who for at, took, who in sending.large if away_s <= at and at + took < ready_s]
     after = sending.sent(since_s=ready_s)
     report = sending.report("outage", event_s)
     record_property("outage", f"{report}, ready {ready_s - up_s:.2f} s after the recovery")
