@@ -15,15 +15,25 @@ TIME_MARGIN = 0.2
 
 
 def attempt_s(query: Query, cpu_s: float, now: float) -> float:
-    """Return the seconds that an attempt may take so that ``cpu_s`` seconds of CPU after it still end in time.
+    """Return the seconds that an attempt may take; at or below 0 the CPU keeps the query.
 
-    In time is the client's deadline, or without one the target. At or below 0 there is no time for an attempt.
+    They leave the CPU, which would take ``cpu_s`` seconds from now, the time to answer after the attempt: before the
+    client's deadline, or without one within the target. Where the CPU would be late in any case, being busy, the
+    accelerator is the better hope and has all that is left. So it has without a deadline where it would get less than
+    half: an answer that comes late is not lost, and an accelerator which is cut off early helps nobody.
     """
     plan = query.plan
     assert plan is not None
-    end_s = query.expires_s if query.expires_s < math.inf else query.arrival_s + plan.sla_s
-    margin_s = MARGIN_S + CPU_MARGIN * cpu_s + TIME_MARGIN * (end_s - query.arrival_s)
-    return end_s - now - cpu_s - margin_s
+    hard = query.expires_s < math.inf
+    end_s = query.expires_s if hard else query.arrival_s + plan.sla_s
+    if end_s == math.inf:
+        return math.inf
+    left_s = end_s - now - MARGIN_S
+    cautious_s = cpu_s * (1 + CPU_MARGIN)
+    spare_s = left_s - cautious_s - TIME_MARGIN * (end_s - query.arrival_s)
+    if cautious_s > left_s or (not hard and spare_s < left_s / 2):
+        return left_s
+    return spare_s
 
 
 def is_hopeless(query: Query, cpu_s: float, now: float) -> bool:

@@ -226,7 +226,7 @@ class Controller:
         if query.offloaded:
             state.evidence.add_offloaded(query, now)
         elif state.accelerator and not math.isnan(query.tried_s):
-            state.evidence.add_failed(query, now - query.tried_s)
+            state.evidence.add_failed(query, now)
 
     # ---- what is decided ----
 

@@ -66,13 +66,9 @@ class Evidence:
         self._scored += query.size
         self.device.add_answer(query.size, query.started_s, now)
 
-    def add_failed(self, query: Query, seconds: float) -> None:
-        """Note that a query failed on the accelerator and had its answer these seconds after it was sent there.
-
-        That is what offloading it took. By the queries alone that it answers, one that fails on the slow half of them
-        would look fast.
-        """
-        self.device.add(query.size, seconds)
+    def add_failed(self, query: Query, now: float) -> None:
+        """Note that a query which failed on the accelerator has its answer from the CPU."""
+        self.device.add_failed(query.size, query.tried_s, now)
 
     def add_latency(self, seconds: float) -> None:
         """Note a query's latency under the present point."""

@@ -140,6 +140,7 @@ class DeviceSeconds(Seconds):
     def __init__(self) -> None:
         super().__init__()
         self._answered_s = -math.inf
+        self._given_up = [0.0] * _BUCKETS
         self._batch: tuple[int, float] | None = (
             None  # candidates and seconds, until it is known who shared them
         )
@@ -162,10 +163,25 @@ class DeviceSeconds(Seconds):
         elif self._batch is not None:
             self._batch = self._batch[0] + n, self._batch[1] + seconds
 
+    def add_failed(self, n: int, sent_s: float, now: float) -> None:
+        """Note a query that the accelerator did not answer in time, and that another did by now.
+
+        That long is what offloading it took: by the queries alone that it answers, an accelerator which fails on the
+        slow half of them would look fast. But where others were answered meanwhile and most queries of the size are,
+        this one was given up in the queue, which says nothing of what it takes.
+        """
+        b = bucket(n)
+        if sent_s < self._answered_s:
+            self._given_up[b] += 1.0
+            if self._given_up[b] <= self.count[b]:
+                return
+        self.add(n, now - sent_s)
+
     def end_window(self, keep: float) -> None:
         """Fit again, then let all that is known fade to ``keep`` of its weight."""
         self._count_batch()
         super().end_window(keep)
+        self._given_up = [v * keep for v in self._given_up]
 
     def _count_batch(self) -> None:
         if self._batch is not None:

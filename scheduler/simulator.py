@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.attempt import attempt_s, is_hopeless
 from scheduler.batching import Batcher
 from scheduler.first_plan import untuned_plan
 from scheduler.latency import LatencyProfile
@@ -26,6 +27,9 @@ from scheduler.service_law import ServiceLaw, measured
 from scheduler.workload import POISSON, ArrivalLaw, SizeLaw, draw_schedule
 
 F64Array = NDArray[np.float64]
+
+_DEVICE, _TIME_OUT = -1, -2
+"""Stand in an event where else the number of a worker does: an inference of the accelerator, an attempt's end."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Steering(Protocol):
 class Simulated:
     """What a run showed.
 
-    latency_s: float64 [Q] seconds from the arrival, infinite for queries without an answer. offloaded: bool [Q].
+    latency_s: float64 [Q] seconds from the arrival, infinite for queries without an answer. offloaded: bool [Q], those
+    that the accelerator answered.
     batches: how many inferences the cores ran. busy_s: core seconds they took. decisions: (seconds, decision).
     """
 
@@ -208,7 +213,8 @@ class _Run:
         self.free_slots = node.accelerator_slots
         self.slots = node.accelerator_slots
         self.queued: deque[Query] = deque()  # offloaded, waiting for a slot
-        # (time, counter, worker or -1, what ran there, whether it failed)
+        self.tried: set[int] = set()  # the queries whose attempt is under way
+        # (time, counter, worker or _DEVICE or _TIME_OUT, what ran there, whether it failed)
         self.heap: list[tuple[float, int, int, Any, bool]] = []
         self.counter = 0
         self.latency_s = np.full(queries, math.inf)
@@ -231,8 +237,10 @@ class _Run:
                     self.controller.observe_batch(what, now - what.started_s)
                 done = self.batcher.fail(worker, now) if failed else self.batcher.finish(worker, now)
                 self.follow(done, now)
-            else:
+            elif worker == _DEVICE:
                 self.accelerator_done(what, now, failed)
+            elif what.payload in self.tried:
+                self.give_up(what, now)
 
     def arrive(self, query: Query, now: float) -> None:
         """Hand the next query to the batcher."""
@@ -252,12 +260,11 @@ class _Run:
             elif isinstance(instruction, Complete):
                 query = instruction.query
                 self.latency_s[query.payload] = now - query.arrival_s
+                self.offloaded[query.payload] = query.offloaded
                 if self.controller is not None:
                     self.controller.observe(query, now)
             elif isinstance(instruction, Offload):
-                self.offloaded[instruction.query.payload] = True
-                self.queued.append(instruction.query)
-                self.fill_slots(now)
+                self.offload(instruction.query, now)
 
     def start(self, worker: int, batch: Batch, now: float) -> None:
         """Let a core run a batch."""
@@ -271,24 +278,48 @@ class _Run:
         self.counter += 1
         heappush(self.heap, (now + seconds, self.counter, worker, batch, failed))
 
+    def offload(self, query: Query, now: float) -> None:
+        """Begin an attempt, as the live dispatcher does."""
+        limit_s = attempt_s(query, self.batcher.cpu_seconds(query, now), now)
+        if limit_s <= 0:
+            self.follow(self.batcher.offload_failed(query, now, tried=False), now)
+            return
+        self.tried.add(query.payload)
+        self.queued.append(query)
+        self.fill_slots(now)
+        self.counter += 1
+        heappush(self.heap, (now + limit_s, self.counter, _TIME_OUT, query, False))
+
     def fill_slots(self, now: float) -> None:
-        """Let the accelerator take what waits for it."""
+        """Let the accelerator take what waits for it and was not given up."""
         while self.free_slots and self.queued:
             query = self.queued.popleft()
+            if query.payload not in self.tried:
+                continue
             self.free_slots -= 1
             seconds = self.accelerator[query.model](query.size, self.slots - self.free_slots, now)
             failed = seconds == math.inf
             self.counter += 1
-            heappush(self.heap, (now if failed else now + seconds, self.counter, -1, query, failed))
+            heappush(self.heap, (now if failed else now + seconds, self.counter, _DEVICE, query, failed))
 
     def accelerator_done(self, query: Query, now: float, failed: bool) -> None:
-        """Free the slot and tell the batcher."""
+        """Free the slot, and tell the batcher unless the query was given up meanwhile."""
         self.free_slots += 1
-        if failed:
-            self.follow(self.batcher.offload_failed(query, now), now)
-        else:
-            self.follow(self.batcher.offload_finished(query), now)
+        if query.payload in self.tried:
+            if failed:
+                self.give_up(query, now)
+            else:
+                self.tried.remove(query.payload)
+                self.follow(self.batcher.offload_finished(query), now)
         self.fill_slots(now)
+
+    def give_up(self, query: Query, now: float) -> None:
+        """Give a query to the cores, unless they would miss its deadline; what the accelerator has begun it ends."""
+        self.tried.remove(query.payload)
+        if is_hopeless(query, self.batcher.cpu_seconds(query, now, others=False), now):
+            self.batcher.cancel(query)
+        else:
+            self.follow(self.batcher.offload_failed(query, now), now)
 
     def decide(self, now: float) -> None:
         """Let the controller change plans; the windows without any event in them pass together."""

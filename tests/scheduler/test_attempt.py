@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.attempt import CPU_MARGIN, MARGIN_S, TIME_MARGIN, attempt_s, is_hopeless
 from scheduler.batching import Batcher
@@ -39,9 +41,37 @@ def test_without_a_deadline_of_the_client_the_target_counts_from_the_arrival() -
     assert left_s == pytest.approx(0.08 - MARGIN_S - TIME_MARGIN * 0.1)
 
 
-def test_there_is_no_time_for_an_attempt_where_the_cpu_needs_all_of_it() -> None:
-    assert attempt_s(query(expires_s=1.0), cpu_s=1.0, now=0.0) < 0
-    assert attempt_s(query(), cpu_s=0.1, now=0.0) < 0
+def test_a_deadline_that_the_cpu_just_meets_leaves_no_time_for_an_attempt() -> None:
+    assert attempt_s(query(expires_s=1.0), cpu_s=0.7, now=0.0) < 0
+
+
+def test_where_the_cpu_would_be_late_in_any_case_the_accelerator_has_all_that_is_left() -> None:
+    for cpu_s in (0.8, 1.0, 100.0):
+        assert attempt_s(query(expires_s=1.0), cpu_s, now=0.0) == pytest.approx(1.0 - MARGIN_S)
+    assert attempt_s(query(), cpu_s=0.2, now=0.01) == pytest.approx(0.09 - MARGIN_S)
+
+
+def test_a_target_is_no_deadline_so_an_attempt_that_would_get_less_than_half_of_it_gets_all() -> None:
+    assert attempt_s(query(), cpu_s=0.02, now=0.0) == pytest.approx(
+        0.1 - MARGIN_S - 0.02 * (1 + CPU_MARGIN) - 0.02
+    )
+    assert attempt_s(query(), cpu_s=0.04, now=0.0) == pytest.approx(0.1 - MARGIN_S)
+
+
+def test_there_is_no_attempt_where_no_time_is_left() -> None:
+    assert attempt_s(query(), cpu_s=0.0, now=0.1) < 0
+    assert attempt_s(query(expires_s=1.0), cpu_s=0.0, now=1.0) < 0
+
+
+@given(cpu_s=st.floats(0, 10), now=st.floats(0, 2), expires_s=st.floats(0.01, 2) | st.just(math.inf))
+def test_an_attempt_never_lasts_beyond_the_end_and_never_takes_the_time_of_a_cpu_that_would_be_in_time(
+    cpu_s: float, now: float, expires_s: float
+) -> None:
+    left_s = attempt_s(query(expires_s=expires_s), cpu_s, now)
+    end_s = min(expires_s, 2.0) if expires_s < math.inf else 0.1
+    assert now + left_s < end_s
+    if expires_s < math.inf and now + cpu_s * (1 + CPU_MARGIN) + MARGIN_S <= end_s:
+        assert now + left_s + cpu_s <= end_s
 
 
 def test_the_cpu_is_hopeless_only_where_it_is_predicted_to_miss_a_deadline_that_is_still_to_come() -> None:

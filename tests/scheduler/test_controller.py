@@ -561,6 +561,27 @@ def test_until_an_accelerator_is_known_only_queries_that_did_not_wait_say_what_i
     assert device.fit.run_s(100) == pytest.approx(0.01)
 
 
+def test_queries_given_up_in_the_queue_of_an_accelerator_do_not_make_it_slow() -> None:
+    device = DeviceSeconds()
+    for k in range(20):
+        device.add_answer(200, 0.1 * k, 0.1 * k + 0.01)
+        if k % 3 == 2:
+            device.add_failed(200, 0.1 * k, 0.1 * k + 0.09)
+    device.end_window(1.0)
+    assert device.fit.run_s(200) == pytest.approx(0.01, rel=0.02)
+
+
+def test_sizes_that_an_accelerator_mostly_fails_on_count_as_what_offloading_them_took() -> None:
+    device = DeviceSeconds()
+    for k in range(40):
+        device.add_answer(100, 0.1 * k, 0.1 * k + 0.01)
+        if k % 2:
+            device.add_failed(800, 0.1 * k, 0.1 * k + 0.09)
+    device.end_window(1.0)
+    assert device.fit.run_s(800) == pytest.approx(0.09, rel=0.1)
+    assert device.fit.run_s(100) == pytest.approx(0.01, rel=0.5)
+
+
 def test_the_spread_about_the_line_is_learnt() -> None:
     seconds, rng = Seconds(LinearFit(0.001, 1e-5)), np.random.default_rng(0)
     for factor in rng.lognormal(0, 0.3, 5000):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from scheduler.attempt import CPU_MARGIN, MARGIN_S, TIME_MARGIN
 from scheduler.latency import BackendProfile, LatencyCurve, LatencyPoint
 from scheduler.measure import Sla, feasible, max_qps
 from scheduler.plan import POLICIES, OperatingPoint, Plan
@@ -126,6 +127,43 @@ def test_what_the_accelerator_fails_the_cores_take_over() -> None:
     node = Node(1, {"m": linear(0.0, 0.1)}, {"m": linear(math.inf, 0.0)})
     result = run(node, Plan(OperatingPoint(100, 1), sla_s=9.0), schedule=few)
     assert result.latency_s.tolist() == pytest.approx([5.0, 11.0])
+
+
+def test_an_attempt_that_takes_too_long_goes_to_the_cores_while_the_accelerator_finishes_it() -> None:
+    few = Schedule(np.array([0.0, 5.0]), np.array([50, 50], dtype=np.int32))
+    node = Node(1, {"m": linear(0.0, 0.02)}, {"m": linear(7.0, 0.0)})
+    plan = Plan(OperatingPoint(50, 50), sla_s=6.0, per_candidate_s=0.02)
+    result = run(node, plan, schedule=few)
+    limit_s = 6.0 - MARGIN_S - 1.0 * (1 + CPU_MARGIN) - 6.0 * TIME_MARGIN
+    # The second waits for the accelerator until 7.0, and finds the core idle again.
+    assert result.latency_s.tolist() == pytest.approx([limit_s + 1.0] * 2)
+    assert not result.offloaded.any()
+
+
+def test_busy_cores_keep_no_query_from_an_accelerator_that_has_room() -> None:
+    rng = np.random.default_rng(5)
+    arrival_s = np.sort(rng.uniform(0, 10, 1000))
+    size = rng.choice(np.array([20, 200], dtype=np.int32), 1000, p=[0.8, 0.2])
+    node = Node(1, {"m": linear(0.0, 6e-4)}, {"m": linear(0.03, 0.0)})
+    plan = Plan(OperatingPoint(100, 200), sla_s=0.1, per_candidate_s=6e-4)
+    result = run(node, plan, schedule=Schedule(arrival_s, size))
+    assert result.offloaded[size == 200].mean() >= 0.9
+
+
+def test_a_query_that_the_cores_could_not_answer_in_time_after_its_attempt_is_refused() -> None:
+    arrival_s, size = np.array([0.0, 0.1]), np.array([90, 50], dtype=np.int32)
+    result = simulate(
+        Node(1, {"m": linear(0.0, 0.1)}, {"m": linear(99.0, 0.0)}),
+        POLICIES["paper"],
+        {"m": Plan(OperatingPoint(100, 50), sla_s=9.0, per_candidate_s=0.1)},
+        arrival_s,
+        size,
+        "m",
+        deadline_s=np.array([20.0, 5.0]),
+    )
+    # The first leaves the core its 9 seconds; for the second, which needs 5 more, the attempt was all there was.
+    limit_s = 20.0 - MARGIN_S - 9.0 * (1 + CPU_MARGIN) - 20.0 * TIME_MARGIN
+    assert result.latency_s.tolist() == pytest.approx([limit_s + 9.0, math.inf])
 
 
 def test_a_core_that_fails_drops_the_query() -> None:

@@ -241,12 +241,17 @@ async def test_when_time_runs_out_the_call_is_cancelled_and_the_cpu_answers_in_t
         await until(lambda: fake.cancelled == 1)
 
 
-async def test_without_time_for_both_nothing_is_sent(fake) -> None:
+async def test_without_time_for_both_a_query_that_the_cpu_answers_in_time_is_not_sent(fake) -> None:
     async with rig(fake, per_candidate_s=0.1) as r:
-        r.engine.release(2)
-        assert (await r.ask(1, 2, 3, time_left_s=0.3)).backend == "cpu"
-        assert (await r.ask(1, 2, 3, time_left_s=None)).backend == "cpu"  # the target is 0.2 s
+        r.engine.release()
+        assert (await r.ask(1, 2, 3, time_left_s=0.45)).backend == "cpu"
         assert not fake.sizes
+
+
+async def test_a_query_that_the_cpu_would_be_late_with_is_sent(fake) -> None:
+    async with rig(fake, per_candidate_s=10.0) as r:
+        assert (await r.ask(1, 2, 3, time_left_s=5.0)).backend == "triton"
+        assert (await r.ask(1, 2, 3, time_left_s=None)).backend == "triton"  # the target is 0.2 s
 
 
 async def test_who_learns_from_queries_is_told_which_the_accelerator_failed_on(fake) -> None:
