@@ -353,15 +353,17 @@ class Controller:
         point, evidence = state.plan.point, state.evidence
         sizes, share = evidence.mix.law()
         late = evidence.late(state.plan.sla_s)
-        # A line through small batches cannot see that larger ones are cheaper: where queries are late though batches
-        # are as large as they may be, try larger ones.
-        full = 0.75 * point.batch_size <= evidence.cpu.largest <= point.batch_size
+        # Only trying them tells whether larger batches are cheaper: where queries are late though batches are as large
+        # as they may be, and no larger ones were seen of late.
+        full = evidence.cpu.seen(point.batch_size) and not evidence.cpu.seen(2 * point.batch_size)
         unknown = evidence.cpu.buckets < 3 or (late and full)
         if unknown and not state.plan.whole:
             growth = self.tuning.growth if late else 2
             size = int(min(growth * point.batch_size, sizes[-1], LADDER[-1], state.plan.largest_batch))
             # A batch that alone takes half the target holds up all others, whatever it saves.
-            if size > point.batch_size and evidence.cpu.fit.run_s(size) <= state.plan.sla_s / 2:
+            while size > point.batch_size and evidence.cpu.fit.run_s(size) > state.plan.sla_s / 2:
+                size //= 2
+            if size > point.batch_size:
                 return replace(point, batch_size=size)
         if (
             state.accelerator

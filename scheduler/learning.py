@@ -17,6 +17,9 @@ F64Array = NDArray[np.float64]
 
 _BUCKETS = 96
 _FORGOTTEN = 1e-3
+_SOME = 10.0
+"""So many inferences say that batches of a size came; the first guess alone, which counts once a size, does not."""
+
 _SHARED = 0.5
 """A query that was answered within this share of what its size takes, after the one before, had its batch."""
 
@@ -114,6 +117,10 @@ class Seconds:
     def largest(self) -> int:
         """The largest size that is known, 0 if none."""
         return max((round(n / c) for c, n in zip(self.count, self.size, strict=True) if c > 0.1), default=0)
+
+    def seen(self, n: int) -> bool:
+        """Whether inferences of about this size or larger were seen of late, and not a few."""
+        return sum(self.count[bucket(n) :]) >= _SOME
 
     @property
     def buckets(self) -> int:

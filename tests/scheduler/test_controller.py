@@ -170,6 +170,30 @@ def test_it_follows_a_machine_that_slows_down() -> None:
     assert p95(run, arrival_s, 45.0) <= 0.1
 
 
+def test_batches_that_are_cheaper_only_when_large_are_found_from_a_cold_start() -> None:
+    """Seconds per candidate fall by a third above 128: the line through smaller batches says that they do not."""
+    plan = Plan(OperatingPoint(32), 0.084, 2e-4, 1.2e-4)  # as warm-up timed it
+    bend = np.array([1, 32, 128, 256, 1024]), np.array([2e-4, 5.5e-3, 19e-3, 26e-3, 104e-3])
+
+    def law(_rng: Generator) -> Draw:
+        return lambda n, _busy, _now: float(np.interp(n, *bend))
+
+    schedule = draw_schedule(1, POISSON, PRODUCTION, 105.0, duration_s=40.0)
+    controller = Controller(2)
+    controller.add("m", plan)
+    run = simulate(
+        Node(2, {"m": law}),
+        POLICIES["adaptive"],
+        {"m": plan},
+        schedule.arrival_s,
+        schedule.size,
+        "m",
+        controller=controller,
+    )
+    assert points(run)[-1].batch_size >= 256
+    assert p95(run, schedule.arrival_s, 20.0) <= 0.084
+
+
 def test_it_does_not_flap_under_noise() -> None:
     run, _ = served(
         Controller(2),
@@ -365,7 +389,7 @@ def test_exploring_keeps_within_what_the_model_accepts() -> None:
 
 def test_a_late_model_tries_larger_batches_than_any_known_up_to_half_its_target() -> None:
     """A line through small batches cannot see that larger ones are cheaper."""
-    for run_s, tried in ((1e-4, [OperatingPoint(256)]), (1e-3, [])):
+    for run_s, tried in ((1e-4, [OperatingPoint(256)]), (3e-4, [OperatingPoint(128)]), (1e-3, [])):
         controller = Controller(2)
         controller.add("m", Plan(OperatingPoint(64), 0.1))
         controller.observe_arrival(Query("m", 400, 0.0), 0.0)
@@ -373,6 +397,14 @@ def test_a_late_model_tries_larger_batches_than_any_known_up_to_half_its_target(
         assert [d.new for d in made if "explores" in d.reason] == tried
         again = fed(controller, [4, 20, 64] * 40, run_s, 0.2, 1)  # batches have not become any larger
         assert not [d.new for d in again if "explores" in d.reason]
+
+
+def test_a_first_guess_about_larger_batches_does_not_keep_a_late_model_from_trying_them() -> None:
+    controller = Controller(2)
+    controller.add("m", Plan(OperatingPoint(64), 0.1, 1e-5, 1e-4))
+    controller.observe_arrival(Query("m", 400, 0.0), 0.0)
+    made = fed(controller, [4, 20, 64] * 40, 1e-4, 0.2, 0)
+    assert [d.new for d in made if "explores" in d.reason] == [OperatingPoint(256)]
 
 
 def test_a_retune_forgets_what_was_learnt_but_neither_pin_nor_accelerator() -> None:
@@ -587,6 +619,17 @@ def test_the_spread_about_the_line_is_learnt() -> None:
     for factor in rng.lognormal(0, 0.3, 5000):
         seconds.add(100, 0.002 * factor)
     assert seconds.sigma == pytest.approx(0.3, rel=0.1)
+
+
+def test_batches_are_seen_while_there_are_enough_of_them_or_of_larger_ones() -> None:
+    seconds = Seconds(LinearFit(0.0, 1e-4))
+    for _ in range(20):
+        seconds.add(64, 1e-2)
+    assert seconds.seen(16)
+    assert seconds.seen(64)
+    assert not seconds.seen(128)
+    seconds.end_window(0.4)
+    assert not seconds.seen(64)
 
 
 def test_rate_and_mix_fade_with_the_half_life() -> None:
