@@ -342,7 +342,7 @@ class Controller:
         tail_ms = evidence.tail_s * 1e3
         reason = f"steps back: p{evidence.percentile:g} of {tail_ms:.3g} ms is worse than predicted"
         decision = self._change(model, state.previous, now, Why.WORSE, reason, state.predicted_s)
-        state.previous = None
+        state.previous, state.predicted_s = None, math.nan  # the prediction was of the point that is left
         return decision
 
     def _explore(self, state: _Model, now: float) -> OperatingPoint | None:

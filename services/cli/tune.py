@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from services.profiles import read_profile
 
 
 def tune(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="the model to tune")],
     target: Annotated[str, typer.Option(help="host:port of the running service")] = "127.0.0.1:8500",
     start_qps: Annotated[float, typer.Option(help="rate at which each search begins")] = 50.0,
@@ -53,11 +55,17 @@ def tune(
     """
     console = Console()
     if profile is not None:
+        _refuse(
+            context,
+            ("target", "duration", "cpu_only", "finished"),
+            "measures a service: leave it out with --profile",
+        )
         tuned = _simulated(
             model, profile, sla_ms, policy, sizes, start_qps, largest, exhaustive, seed, queries
         )
-        console.print(_table(f"{model}, SIMULATED", tuned))
+        _print(console, f"{model}, SIMULATED", tuned)
         return
+    _refuse(context, ("sla_ms", "policy", "queries"), "is for a simulated search: it needs --profile")
     settings = LoadSettings(
         target, (ModelShare(model),), qps=start_qps, duration_s=duration, warmup_s=1.0, sizes=sizes, seed=seed
     )
@@ -77,7 +85,19 @@ def tune(
             thresholds=() if cpu_only else THRESHOLDS,
             progress=show,
         )
-    console.print(_table(model, tuned))
+    _print(console, model, tuned)
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Raise InvalidSettingError for an option that was given and would have no effect."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InvalidSettingError(f"--{name.replace('_', '-')} {why}")
+
+
+def _print(console: Console, title: str, tuned: Tuned) -> None:
+    console.print(_table(title, tuned))
     if tuned.qps <= 0:
         console.print("no point meets the target at any rate")
 
@@ -107,8 +127,10 @@ def _simulated(
     profile = read_profile(path)
     if profile.model != model:
         raise InvalidSettingError(f"{path} is the profile of {profile.model}, not of {model}")
-    if sla_ms is None or not sla_ms > 0:
-        raise InvalidSettingError("--sla-ms must be given, above 0, with --profile")
+    if sla_ms is None or not 0 < sla_ms < math.inf:
+        raise InvalidSettingError("--sla-ms must be given, above 0 and finite, with --profile")
+    if not 0 < start_qps < math.inf:
+        raise InvalidSettingError(f"--start-qps must be above 0 and finite, not {start_qps:g}")
     if policy not in POLICIES:
         raise InvalidSettingError(f"--policy must be one of {', '.join(POLICIES)}, not {policy}")
     try:

@@ -10,7 +10,7 @@ import pytest
 from numpy.random import Generator
 
 from scheduler.batching import Batcher
-from scheduler.controller import Controller, Decision
+from scheduler.controller import Controller, Decision, Why
 from scheduler.latency import LinearFit
 from scheduler.learning import DeviceSeconds, Seconds, SizeMix, bucket
 from scheduler.measure import Sla
@@ -351,6 +351,18 @@ def test_an_answer_in_time_is_settled_on_once() -> None:
     assert decision is not None
     assert decision.new.batch_size > 8
     assert controller.settle(question, forecast(question), 2.2) is None
+
+
+def test_after_a_step_back_nothing_is_predicted_of_the_point_that_is_back() -> None:
+    controller = known()
+    question = asked(controller)
+    controller.settle(question, forecast(question), 2.1)
+    predicted_s = controller.seen("m").predicted_s
+    assert predicted_s > 0
+    (back,) = fed(controller, [100] * 80, 1e-5, 0.2, window=3)
+    assert back.why is Why.WORSE
+    assert back.predicted_tail_s == predicted_s  # by which the point that is left was chosen
+    assert math.isnan(controller.seen("m").predicted_s)
 
 
 @pytest.mark.parametrize(

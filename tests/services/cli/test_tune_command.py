@@ -62,6 +62,38 @@ def test_what_a_simulated_tuning_needs_is_named(path: Path) -> None:
         "mlp", "--profile", str(path), "--sla-ms", "42", "--policy", "best"
     )
     assert "known" in refusal("mlp", "--profile", str(path), "--sla-ms", "42", "--sizes", "huge")
+    for sla_ms in ("0", "inf", "nan"):
+        assert "--sla-ms must be given" in refusal("mlp", "--profile", str(path), "--sla-ms", sla_ms)
+    for qps in ("0", "-1", "inf", "nan"):
+        assert "--start-qps must be" in refusal(
+            "mlp", "--profile", str(path), "--sla-ms", "42", "--start-qps", qps
+        )
+
+
+def test_options_that_would_have_no_effect_are_refused(path: Path) -> None:
+    simulated = ("mlp", "--profile", str(path), "--sla-ms", "42")
+    for flags in (("--target", "h:1"), ("--duration", "5"), ("--cpu-only",), ("--finished", "f")):
+        assert f"{flags[0]} measures a service" in refusal(*simulated, *flags)
+    for flags in (("--sla-ms", "42"), ("--policy", "static"), ("--queries", "2000")):
+        assert f"{flags[0]} is for a simulated search" in refusal("mlp", *flags)
+
+
+def test_a_simulated_tuning_says_that_no_point_meets_the_target(path: Path) -> None:
+    arguments = [
+        "tune",
+        "mlp",
+        "--profile",
+        str(path),
+        "--sla-ms",
+        "0.1",
+        "--largest",
+        "2",
+        "--queries",
+        "1000",
+    ]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0
+    assert "no point meets the target" in outcome.stdout
 
 
 def test_a_profile_that_cannot_be_used_is_named_with_its_reason(path: Path, tmp_path: Path) -> None:
