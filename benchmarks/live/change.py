@@ -21,9 +21,11 @@ from benchmarks.live.search import POOL_BYTES
 from benchmarks.live.served import served
 from benchmarks.live.throughput import SIZES
 from benchmarks.live.windows import settled_after, share_inside, tails
-from services.loadgen.driver import Progress
+from services.loadgen.loop import precise_loop
+from services.loadgen.recording import Progress
 from services.loadgen.result import LoadResult, Samples
-from services.loadgen.run import open_session, precise_loop, run_load
+from services.loadgen.run import run_load
+from services.loadgen.session import open_session
 from services.loadgen.settings import LoadSettings, ModelShare
 
 DURATION_S = 60

@@ -76,6 +76,8 @@ def highest_rate(
     """Search the highest rate within the target, and return it with where the server stands at the end."""
     settings = probe(server.address, model, start_qps, seed)
     found = find_max(settings, tolerance=TOLERANCE, stride=STRIDE, max_probes=MAX_PROBES, floor_qps=floor_qps)
+    if found.cut_short is not None:
+        raise KeyboardInterrupt
     point = server.point(model)
     best = found.capacity.measurement
     row = {

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from deeprecsys.errors import InvalidSettingError
-from services.loadgen import driver
+from services.loadgen import recording
 from services.loadgen.result import LoadResult, MaxResult, ModelResult
 from services.loadgen.run import find_max as find_max_rate
 from services.loadgen.run import run_load
@@ -118,7 +118,7 @@ def _write(path: Path | None, result: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _live(console: Console) -> Iterator[Callable[[driver.Progress], None]]:
+def _live(console: Console) -> Iterator[Callable[[recording.Progress], None]]:
     """Show one line that follows the run, gone when it ends."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # Refreshed by hand: rich's own thread redraws ten times a second and makes the driver send late.
@@ -127,7 +127,7 @@ def _live(console: Console) -> Iterator[Callable[[driver.Progress], None]]:
     ) as bar:
         task = bar.add_task("connecting, building requests", total=None)
 
-        def show(now: driver.Progress) -> None:
+        def show(now: recording.Progress) -> None:
             tail = " ".join(
                 f"{name} {_ms(value)} ms"
                 for name, value in (("p50", now.p50_s), ("p95", now.p95_s), ("p99", now.p99_s))

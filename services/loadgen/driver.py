@@ -18,27 +18,13 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.measure import percentiles
+from services.loadgen.recording import DROPPED, NOT_SENT, OK, UNFINISHED, Progress, Trace, code_name
 from services.loadgen.transport import SendFailedError, Transport
 
 PROGRESS_EVERY_S = 1.0
 """Drawing a progress line holds a core for milliseconds: once a second it stays below one query in a hundred."""
 
-OK = 0
-NOT_SENT = -1
-"""The run ended before the query's time came."""
-UNFINISHED = -2
-"""Still without an answer when the run ended."""
-DROPPED = -3
-"""Not sent, because too many queries were in flight for the driver's memory."""
-
-_GRPC_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
-_OWN_NAMES = {NOT_SENT: "NOT_SENT", UNFINISHED: "UNFINISHED", DROPPED: "DROPPED_BY_DRIVER"}
-
-
-def code_name(code: int) -> str:
-    """Return the name of a recorded code: gRPC's, or one of the driver's own below 0."""
-    return _OWN_NAMES.get(code) or _GRPC_NAMES.get(code) or str(code)
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,73 +56,33 @@ class Limits:
     unavailable_limit: int | None = 500
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A look at a run under way; percentiles in seconds over the latest answers and failures (at most 2000)."""
+async def drive(
+    plan: Plan,
+    transport: Transport,
+    limits: Limits = Limits(),
+    *,
+    concurrency: int | None = None,
+    start_s: float | None = None,
+    stop: asyncio.Event | None = None,
+    on_progress: OnProgress | None = None,
+) -> Trace:
+    """Drive one run. Setting ``stop`` ends it at once, keeping what was measured.
 
-    elapsed_s: float
-    total_s: float
-    sent: int
-    total: int
-    codes: dict[str, int]
-    p50_s: float
-    p95_s: float
-    p99_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """What a run recorded. All arrays are [K], one entry per kept query in the order of the plan.
-
-    query: int64, index in the plan. scheduled_s: seconds from the start. latency_s: from the scheduled time, infinite
-    without an answer. lag_s: how late it was sent, NaN if never. code: int16, see ``code_name``.
-    wall_s, cpu_s: seconds that the run took, and CPU seconds of this process over it. cut_short: why the run ended
-    early, None if it did not; then only queries that got an answer or a failure are kept.
+    concurrency: None sends every query at its time; else so many are kept in flight until the plan is done, and a
+    query's scheduled time is when it is sent. start_s: when the run begins, on the loop's clock; at once when None.
     """
-
-    query: NDArray[np.int64]
-    scheduled_s: NDArray[np.float64]
-    latency_s: NDArray[np.float64]
-    lag_s: NDArray[np.float64]
-    code: NDArray[np.int16]
-    wall_s: float
-    cpu_s: float
-    cut_short: str | None
-
-
-async def drive_open(
-    plan: Plan,
-    transport: Transport,
-    limits: Limits = Limits(),
-    *,
-    stop: asyncio.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Trace:
-    """Send every query at its time. Setting ``stop`` ends the run at once, keeping what was measured."""
-    run = _Run(plan, transport, limits)
-    run.send_due()
-    return await run.until_end(stop, on_progress)
-
-
-async def drive_closed(
-    plan: Plan,
-    transport: Transport,
-    concurrency: int,
-    limits: Limits = Limits(),
-    *,
-    stop: asyncio.Event | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Trace:
-    """Keep ``concurrency`` queries in flight until the plan is done; a query's scheduled time is when it is sent."""
-    run = _Run(plan, transport, limits)
-    run.keep_in_flight(concurrency)
+    run = _Run(plan, transport, limits, start_s)
+    if concurrency is None:
+        run.send_due()
+    else:
+        run.timers["send"] = run.loop.call_at(run.start_s, run.keep_in_flight, concurrency)
     return await run.until_end(stop, on_progress)
 
 
 class _Run:
     """The state of one run: the next query, what is in flight, what came back, and why it ends."""
 
-    def __init__(self, plan: Plan, transport: Transport, limits: Limits) -> None:
+    def __init__(self, plan: Plan, transport: Transport, limits: Limits, start_s: float | None) -> None:
         count = len(plan.payload)
         self.plan, self.transport, self.limits, self.count = plan, transport, limits, count
         self.scheduled_s = np.array(plan.arrival_s, dtype=np.float64)
@@ -155,7 +101,7 @@ class _Run:
         self.loop = asyncio.get_running_loop()
         self.ended = asyncio.Event()
         self.cpu_start_s = time.process_time()
-        self.start_s = self.loop.time()
+        self.start_s = self.loop.time() if start_s is None else start_s
         if not count:
             self.ended.set()
 
@@ -248,16 +194,14 @@ class _Run:
 
     # --- ending ---
 
-    async def until_end(
-        self, stop: asyncio.Event | None, on_progress: Callable[[Progress], None] | None
-    ) -> Trace:
+    async def until_end(self, stop: asyncio.Event | None, on_progress: OnProgress | None) -> Trace:
         if on_progress is not None:
             self._show(on_progress)
         stopping = self.loop.create_task(self._cut_on(stop)) if stop is not None else None
         try:
             await self.ended.wait()
         finally:
-            wall_s, cpu_s = self.now_s(), time.process_time() - self.cpu_start_s
+            wall_s, cpu_s = max(0.0, self.now_s()), time.process_time() - self.cpu_start_s
             await self._cancel_all(stopping)
         if self.fault is not None:
             raise self.fault
@@ -278,11 +222,11 @@ class _Run:
         if left:
             await asyncio.wait(left, timeout=0.5)
 
-    def _show(self, on_progress: Callable[[Progress], None]) -> None:
-        p50_s, p95_s, p99_s = percentiles(np.array(self.latest), 50, 95, 99)
+    def _show(self, on_progress: OnProgress) -> None:
         codes = {code_name(code): n for code, n in sorted(self.counts.items())}
         last_s = float(self.plan.arrival_s[-1]) if self.count else 0.0
-        on_progress(Progress(self.now_s(), last_s, self.next, self.count, codes, p50_s, p95_s, p99_s))
+        latest_s = np.array(self.latest, dtype=np.float64)
+        on_progress(Progress(self.now_s(), last_s, self.next, self.count, codes, latest_s))
         self.timers["show"] = self.loop.call_later(PROGRESS_EVERY_S, self._show, on_progress)
 
     def _trace(self, wall_s: float, cpu_s: float) -> Trace:

@@ -68,10 +68,13 @@ class ModelResult:
 class DriverReport:
     """How the load generator itself did.
 
+    processes: how many drove; before_others: whether the system let them run before all ordinary processes.
     lag: how late queries were sent, in seconds, over the measured ones (part of every latency). cpu_s: CPU seconds of
-    this process over the run's wall_s; cpu_share: as a share of all cores that it may use.
+    the driving processes over the run's wall_s; cpu_share: as a share of all cores that they may use.
     """
 
+    processes: int
+    before_others: bool
     lag_p50_s: float
     lag_p99_s: float
     lag_max_s: float
@@ -102,15 +105,15 @@ class LoadResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run as JSON-able data; an infinite latency (no answer) is null."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        return {"kind": "run", **_plain(self), "invalid": self.invalid}
 
 
 @dataclass(frozen=True, eq=False)
 class MaxResult:
     """The result of a search for the highest rate within the target.
 
-    ``best`` is the run at ``capacity.qps``; None when no rate meets the target.
+    ``best`` is the run at ``capacity.qps``; None when no rate meets the target. ``cut_short``: why the search ended
+    early; None if it did not.
     """
 
     settings: LoadSettings
@@ -119,11 +122,30 @@ class MaxResult:
     sla: Sla
     capacity: Capacity
     best: LoadResult | None
+    cut_short: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the search as JSON-able data; an infinite latency (no answer) is null."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        return {"kind": "search", **_plain(self)}
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """Runs at several rates: the curve of latency against throughput.
+
+    ``cut_short``: why the sweep ended before its last rate was measured; None if it did not.
+    """
+
+    settings: LoadSettings
+    machine: Machine
+    points: tuple[LoadResult, ...]
+    cut_short: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the sweep as JSON-able data: each point as a run, without the settings and machine that all share."""
+        shared = {"kind", "settings", "machine"}
+        points = [{k: v for k, v in run.as_dict().items() if k not in shared} for run in self.points]
+        return {"kind": "sweep", **_plain(self), "points": points}
 
 
 def _plain(value: Any) -> Any:

@@ -43,6 +43,7 @@ class LoadSettings:
     channels: connections that the queries take in turn.
     min_queries: fewer measured queries of a model make its run invalid; None for what its target's percentile needs.
     unavailable_limit: so many UNAVAILABLE answers in a row end the run; None for never.
+    drivers: processes that share the schedule; 1 drives in this one.
     """
 
     target: str
@@ -63,6 +64,7 @@ class LoadSettings:
     channels: int = 1
     min_queries: int | None = None
     unavailable_limit: int | None = 500
+    drivers: int = 1
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -91,6 +93,7 @@ def _check_numbers(s: LoadSettings) -> None:
         ("pool size", s.pool_bytes),
         ("number of channels", s.channels),
         ("unavailable limit", s.unavailable_limit),
+        ("number of drivers", s.drivers),
     )
     for name, value in above_zero:
         if value is not None and not (math.isfinite(value) and value > 0):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import cycle
 from typing import Protocol
 
@@ -13,6 +15,9 @@ from deeprecsys.errors import DeepRecSysError
 
 RANK_METHOD = "/deeprecsys.v1.RankService/Rank"
 UNLIMITED = -1
+
+FIRST_ANSWER_TIMEOUT_S = 60.0
+"""What the first query of all may take: a server may load a model when it is asked for it."""
 
 RawCall = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
@@ -65,3 +70,13 @@ class GrpcTransport:
     async def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
         await asyncio.gather(*(channel.close() for channel in self._channels))
+
+
+@asynccontextmanager
+async def grpc_transport(target: str, channels: int = 1) -> AsyncIterator[GrpcTransport]:
+    """Yield a transport to the RankService at ``target`` and close it in the end."""
+    transport = GrpcTransport(target, channels)
+    try:
+        yield transport
+    finally:
+        await transport.close()

@@ -20,7 +20,8 @@ from deeprecsys.v1 import control_pb2, control_pb2_grpc
 from scheduler.measure import Measurement, Sla
 from scheduler.plan import OperatingPoint
 from scheduler.tune import THRESHOLDS, Tried, Tuned, exhaustive, hill_climb
-from services.loadgen.run import LoadSession, open_session, precise_loop
+from services.loadgen.loop import precise_loop
+from services.loadgen.session import LoadSession, open_session
 from services.loadgen.settings import LoadSettings
 
 CALL_TIMEOUT_S = 10.0

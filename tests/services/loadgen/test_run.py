@@ -10,7 +10,8 @@ from deeprecsys.errors import (
     ModelNotFoundError,
     UnavailableError,
 )
-from services.loadgen.run import find_max, open_session, run_load
+from services.loadgen.run import find_max, run_load
+from services.loadgen.session import open_session
 from services.loadgen.settings import LoadSettings, ModelShare
 
 
@@ -141,7 +142,7 @@ async def test_what_cannot_be_driven_is_refused_before_the_run(stand_in):
 
 async def test_a_server_that_answers_something_else_is_found_before_the_run(stand_in):
     stand_in.missing_scores = 1
-    with pytest.raises(InternalError, match=r"3 candidates with scores of shape \[2\]"):
+    with pytest.raises(InternalError, match="answered 3 candidates with 2 scores"):
         await drive(settings(stand_in))
 
 
