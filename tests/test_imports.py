@@ -41,6 +41,7 @@ FORBIDDEN = {
 }
 ONLY_HERE = {
     "torch": ("services/models/",),
+    "mlperf_loadgen": ("services/loadgen/mlperf_process.py",),
     "onnxruntime": (
         "services/rank/cpu.py",
         "services/models/parity.py",

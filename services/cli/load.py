@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from deeprecsys.errors import InvalidSettingError
-from services.loadgen import recording
-from services.loadgen.result import LoadResult, MaxResult, ModelResult
+from services.cli.load_output import LoadOutcome, live_line, print_outcome
+from services.cli.result_files import check_writable, write_json
+from services.loadgen.latencies import require_parquet, write_latencies
+from services.loadgen.mlperf import run_mlperf
+from services.loadgen.rates import parse_rates
+from services.loadgen.result import LoadResult, MaxResult, SweepResult
 from services.loadgen.run import find_max as find_max_rate
 from services.loadgen.run import run_load
+from services.loadgen.run import sweep as drive_sweep
 from services.loadgen.settings import MIB, LoadSettings, Users, parse_model_share
 
 
@@ -44,15 +43,34 @@ def load(
     find_max: Annotated[
         bool, typer.Option("--find-max", help="Search the highest rate within the target.")
     ] = False,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="A run at each of these rates instead of --qps: 50,100,200 or LO:HI:N."),
+    ] = None,
+    mlperf: Annotated[
+        Path | None, typer.Option(help="Let MLPerf LoadGen drive and judge; its logs go to this folder.")
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(help="Closed loop: so many queries always in flight; needs --queries.")
     ] = None,
     queries: Annotated[int | None, typer.Option(help="Closed loop: how many queries in all.")] = None,
+    drivers: Annotated[
+        int, typer.Option(help="Processes that share the schedule, for rates that one cannot keep up with.")
+    ] = 1,
+    unavailable_limit: Annotated[
+        int, typer.Option(help="So many UNAVAILABLE in a row end the run; 0 goes on to its end.", min=0)
+    ] = 500,
     channels: Annotated[int, typer.Option(help="Connections, taken in turn.")] = 1,
     pool_mib: Annotated[float, typer.Option(help="Most memory for pre-built requests, in MiB.")] = 256.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
+    latencies: Annotated[
+        Path | None, typer.Option(help="Write every query's latency to this Parquet file.")
+    ] = None,
 ) -> None:
-    """Drive a server with queries drawn from a seed and report tail latency, rate and errors per model."""
+    """Drive a server with queries drawn from a seed and report tail latency, rate and errors per model.
+
+    Ctrl-C ends it early and keeps what was measured, marked as cut short.
+    """
     settings = LoadSettings(
         target=target,
         models=tuple(parse_model_share(text) for text in model),
@@ -70,16 +88,46 @@ def load(
         count=queries,
         pool_bytes=_bytes(pool_mib),
         channels=channels,
+        unavailable_limit=unavailable_limit or None,
+        drivers=drivers,
     )
-    _check_writable(json_file)
+    rates = None if sweep is None else parse_rates(sweep)
+    _check_mode(find_max, sweep, mlperf, latencies)
+    check_writable(json_file)
+    check_writable(latencies)
     console = Console()
-    with _live(console) as show:
-        result = find_max_rate(settings, on_progress=show) if find_max else run_load(settings, show)
-    _write(json_file, result.as_dict())
+    result: LoadOutcome
+    with live_line(console) as show:
+        if mlperf is not None:
+            result = run_mlperf(settings, mlperf, show)
+        elif rates is not None:
+            result = drive_sweep(settings, rates, on_progress=show)
+        elif find_max:
+            result = find_max_rate(settings, on_progress=show)
+        else:
+            result = run_load(settings, show)
+    write_json(json_file, result.as_dict())
+    if latencies is not None:
+        write_latencies(latencies, _runs(result))
+    print_outcome(console, result)
+
+
+def _check_mode(find_max: bool, sweep: str | None, mlperf: Path | None, latencies: Path | None) -> None:
+    if sum((find_max, sweep is not None, mlperf is not None)) > 1:
+        raise InvalidSettingError("--find-max, --sweep and --mlperf exclude each other")
+    if latencies is not None:
+        if mlperf is not None:
+            raise InvalidSettingError("--latencies cannot be had of LoadGen, which keeps them to itself")
+        require_parquet()
+
+
+def _runs(result: LoadOutcome) -> Sequence[LoadResult]:
+    """Return the runs whose latencies are known: of a search, the one at the rate that it found."""
+    if isinstance(result, SweepResult):
+        return result.points
     if isinstance(result, MaxResult):
-        _print_search(console, result)
-    else:
-        _print_run(console, result)
+        return [result.best] if result.best is not None else []
+    return [result] if isinstance(result, LoadResult) else []
 
 
 def _seconds(milliseconds: float | None) -> float | None:
@@ -91,120 +139,3 @@ def _bytes(mib: float) -> int:
     if not 0 < mib < 1 << 20:
         raise InvalidSettingError(f"pool size must be above 0 MiB, not {mib}")
     return max(1, int(mib * MIB))
-
-
-def _check_writable(path: Path | None) -> None:
-    """Raise InvalidSettingError for a file that cannot be written: before the run, not after it."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InvalidSettingError(f"cannot write {path}: it is a directory")
-    if not path.parent.is_dir():
-        raise InvalidSettingError(f"cannot write {path}: there is no directory {path.parent}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InvalidSettingError(f"cannot write {path}: permission denied")
-
-
-def _write(path: Path | None, result: dict[str, Any]) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InvalidSettingError(f"cannot write {path}: {error.strerror}") from error
-
-
-# --- what a person sees ---
-
-
-@contextmanager
-def _live(console: Console) -> Iterator[Callable[[recording.Progress], None]]:
-    """Show one line that follows the run, gone when it ends."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    # Refreshed by hand: rich's own thread redraws ten times a second and makes the driver send late.
-    with Progress(
-        *columns, console=console, transient=True, auto_refresh=False, disable=not console.is_interactive
-    ) as bar:
-        task = bar.add_task("connecting, building requests", total=None)
-
-        def show(now: recording.Progress) -> None:
-            tail = " ".join(
-                f"{name} {_ms(value)} ms"
-                for name, value in (("p50", now.p50_s), ("p95", now.p95_s), ("p99", now.p99_s))
-            )
-            errors = " ".join(f"[red]{code} {n}[/red]" for code, n in now.codes.items() if code != "OK")
-            bar.update(
-                task, description=f"{tail} {errors}", completed=now.sent, total=now.total, refresh=True
-            )
-
-        yield show
-
-
-def _print_run(console: Console, result: LoadResult) -> None:
-    console.print(_table(result.models))
-    if result.cut_short is not None:
-        console.print(f"[yellow]cut short: {result.cut_short}[/yellow]")
-    for m in result.models:
-        if m.shortfall is not None:
-            console.print(f"{m.model}: {m.shortfall}", markup=False)
-    s, d = result.settings, result.driver
-    how = (
-        f"{s.arrivals} arrivals at {result.qps:g}/s"
-        if s.concurrency is None
-        else f"{s.concurrency} in flight"
-    )
-    console.print(f"{how}, {s.sizes} sizes, {s.ids} ids, {s.users} users, seed {s.seed}", markup=False)
-    console.print(
-        f"driver: {d.cpu_s / d.wall_s if d.wall_s else 0:.2f} cores, {d.cpu_share:.0%} of the machine's "
-        f"{result.machine.cores}; sent {d.lag_p50_s * 1e3:.2f} ms late at p50, {d.lag_p99_s * 1e3:.2f} ms at p99"
-    )
-
-
-def _print_search(console: Console, result: MaxResult) -> None:
-    table = Table(
-        title=f"{result.model}: p{result.sla.percentile:g} within {_ms(result.sla.seconds)} ms",
-        box=SIMPLE_HEAD,
-    )
-    for column in ("queries/s", "p50 ms", "p95 ms", "p99 ms", "met"):
-        table.add_column(column, justify="right" if column != "met" else "left")
-    for probe in result.capacity.probes:
-        m = probe.measurement
-        table.add_row(f"{probe.qps:.1f}", _ms(m.p50_s), _ms(m.p95_s), _ms(m.p99_s), probe.shortfall or "yes")
-    console.print(table)
-    best = result.capacity.measurement
-    if best is None:
-        console.print(f"no rate meets the target: {result.capacity.why}", markup=False)
-        return
-    rate = f"{result.capacity.qps:.1f} queries/s ({best.candidates_per_s:.0f} candidates/s)"
-    console.print(f"highest rate within the target: {rate}", markup=False)
-    console.print(f"above it: {result.capacity.why}", markup=False)
-
-
-def _table(models: tuple[ModelResult, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model")
-    for column in ("SLA ms", "p50 ms", "p95 ms", "p99 ms", "queries/s", "candidates/s"):
-        table.add_column(column, justify="right")
-    table.add_column("SLA met")
-    table.add_column("errors")
-    for r in models:
-        m = r.measurement
-        met = (
-            "[green]yes[/green]"
-            if r.shortfall is None
-            else "[yellow]invalid[/yellow]"
-            if m.invalid
-            else "[red]no[/red]"
-        )
-        errors = ", ".join(f"{code} {n}" for code, n in r.errors.items()) or "none"
-        sla = f"p{r.sla.percentile:g} {_ms(r.sla.seconds)}"
-        tail = (_ms(m.p50_s), _ms(m.p95_s), _ms(m.p99_s))
-        table.add_row(r.model, sla, *tail, f"{m.completed_qps:.1f}", f"{m.candidates_per_s:.0f}", met, errors)
-    return table
-
-
-def _ms(seconds: float) -> str:
-    """Write milliseconds with three figures; "none" for the infinity of a query without an answer."""
-    if seconds == float("inf"):
-        return "none"
-    return f"{seconds * 1e3:.3g}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"

@@ -7,52 +7,32 @@ when the pipe is closed.
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
-from contextlib import ExitStack, suppress
-from mmap import ACCESS_READ, mmap
+from contextlib import ExitStack
+from mmap import mmap
 from multiprocessing.connection import Connection
 
 import numpy as np
 
+from services.loadgen.child_main import await_stop, requests, run_child
 from services.loadgen.driver import OnProgress, Plan, drive
-from services.loadgen.loop import precise_loop
-from services.loadgen.messages import Connected, Fault, Go, Ready, Setup, receive
+from services.loadgen.messages import Connected, Go, Ready, Setup, receive
 from services.loadgen.precedence import before_others
 from services.loadgen.recording import Trace
 from services.loadgen.shares import Share
 from services.loadgen.transport import FIRST_ANSWER_TIMEOUT_S, Transport
 
 
-def main(pipe_number: int, memory_number: int) -> None:
-    """Drive until the pipe is closed. An error that is not the server's is told and raised."""
-    # Ctrl-C reaches every process of the terminal; the run decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with (
-        Connection(pipe_number) as pipe,
-        mmap(memory_number, 0, access=ACCESS_READ) as memory,
-        asyncio.Runner(loop_factory=precise_loop) as runner,
-        suppress(EOFError, BrokenPipeError),
-    ):
-        runner.run(_serve(pipe, memory))
-
-
-async def _serve(pipe: Connection, memory: mmap) -> None:
-    try:
-        setup: Setup = await receive(pipe)
-        async with setup.connect() as transport:
-            # The first query opens the connection, which no measured one shall wait for.
-            await transport.send(memory[: setup.offset[1]], FIRST_ANSWER_TIMEOUT_S)
-            pipe.send(Connected())
-            while True:
-                message = await receive(pipe)
-                if isinstance(message, Share):  # a Stop may come when the run has just ended
-                    pipe.send(await _drive(message, setup, memory, transport, pipe))
-    except (EOFError, BrokenPipeError):
-        raise
-    except Exception as error:
-        pipe.send(Fault(f"{type(error).__name__}: {error}"))
-        raise
+async def serve(pipe: Connection, memory: mmap) -> None:
+    """Drive what comes through the pipe until it is closed."""
+    setup: Setup = await receive(pipe)
+    async with setup.connect() as transport:
+        # The first query opens the connection, which no measured one shall wait for.
+        await transport.send(memory[: setup.offset[1]], FIRST_ANSWER_TIMEOUT_S)
+        pipe.send(Connected())
+        while True:
+            message = await receive(pipe)
+            if isinstance(message, Share):  # a Stop may come when the run has just ended
+                pipe.send(await _drive(message, setup, memory, transport, pipe))
 
 
 async def _drive(share: Share, setup: Setup, memory: mmap, transport: Transport, pipe: Connection) -> Trace:
@@ -64,7 +44,7 @@ async def _drive(share: Share, setup: Setup, memory: mmap, transport: Transport,
         go: Go = await receive(pipe)
         if not go.before_others:
             stack.close()
-        watching = asyncio.create_task(_await_stop(pipe, stop))
+        watching = asyncio.create_task(await_stop(pipe, stop))
         show: OnProgress = pipe.send
         try:
             return await drive(
@@ -84,16 +64,8 @@ async def _drive(share: Share, setup: Setup, memory: mmap, transport: Transport,
 def _plan(share: Share, setup: Setup, memory: mmap) -> Plan:
     """Take the requests of a share out of the shared memory, each once, so that sending copies nothing."""
     used, payload = np.unique(share.payload, return_inverse=True)
-    begin, end = setup.offset[used].tolist(), setup.offset[used + 1].tolist()
-    payloads = tuple(memory[b:e] for b, e in zip(begin, end, strict=True))
-    return Plan(share.arrival_s, payload.astype(np.int64), payloads)
-
-
-async def _await_stop(pipe: Connection, stop: asyncio.Event) -> None:
-    with suppress(EOFError):
-        await receive(pipe)
-    stop.set()
+    return Plan(share.arrival_s, payload.astype(np.int64), requests(memory, setup.offset, used))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    run_child(serve)

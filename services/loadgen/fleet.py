@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from deeprecsys.errors import InternalError
 from services.loadgen import driver_process
+from services.loadgen.child import Child, child_process, in_memory
 from services.loadgen.driver import Limits, OnProgress, Plan, drive
-from services.loadgen.messages import Connected, Fault, Go, Ready, Setup, Stop, receive
+from services.loadgen.messages import Connected, Go, Ready, Setup
 from services.loadgen.precedence import before_others
 from services.loadgen.recording import Progress, Trace
 from services.loadgen.shares import Share, merge_progress, merge_traces, split
@@ -27,10 +21,8 @@ from services.loadgen.transport import Transport
 HEAD_START_S = 0.05
 """From the word to begin to the beginning, so that every driver has read it."""
 
-CLOSE_S = 2.0
-
 Connect = Callable[[], AbstractAsyncContextManager[Transport]]
-_Message = TypeVar("_Message")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +59,13 @@ async def open_drivers(
         yield _ThisProcess(transport)
         return
     async with AsyncExitStack() as opened:
-        offset = np.concatenate(([0], np.cumsum([len(payload) for payload in payloads]))).astype(np.int64)
-        memory = opened.enter_context(os.fdopen(os.memfd_create("requests"), "wb"))
-        memory.writelines((*payloads, b"\0"))  # an empty file could not be mapped
-        memory.flush()
-        children = [await opened.enter_async_context(_child(memory.fileno())) for _ in range(drivers)]
+        memory = opened.enter_context(in_memory(payloads))
+        children = [
+            await opened.enter_async_context(child_process(driver_process.__name__, memory))
+            for _ in range(drivers)
+        ]
         for child in children:
-            child.pipe.send(Setup(connect, offset))
+            child.pipe.send(Setup(connect, memory.offset))
         await _together(child.expect(Connected) for child in children)
         yield _Fleet(children)
 
@@ -98,69 +90,10 @@ class _ThisProcess:
         return Driven(trace, 1, permitted)
 
 
-class _Child:
-    """A driver process and the pipe to it."""
-
-    def __init__(self, process: asyncio.subprocess.Process, pipe: Connection) -> None:
-        self._process = process
-        self.pipe = pipe
-
-    async def expect(self, kind: type[_Message], other: Callable[[Any], None] | None = None) -> _Message:
-        """Return the next message of a kind, handing others over; InternalError when the process failed."""
-        while True:
-            try:
-                message = await receive(self.pipe)
-            except (EOFError, ConnectionResetError) as error:
-                code = await self._process.wait()
-                raise InternalError(f"a driver process ended with exit code {code}") from error
-            if isinstance(message, kind):
-                return message
-            if isinstance(message, Fault):
-                raise InternalError(f"a driver process failed: {message.error}")
-            if other is not None:
-                other(message)
-
-    def stop(self) -> None:
-        with suppress(BrokenPipeError):
-            self.pipe.send(Stop())
-
-
-@asynccontextmanager
-async def _child(memory: int) -> AsyncIterator[_Child]:
-    """Start a driver process, never by fork: gRPC's threads would not live on in it; it ends with the block."""
-    ours, its = multiprocessing.Pipe()
-    with ours:
-        with its:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                driver_process.__name__,
-                str(its.fileno()),
-                str(memory),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(its.fileno(), memory),
-            )
-        try:
-            yield _Child(process, ours)
-        finally:
-            ours.close()
-            await _ended(process)
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_S):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
 class _Fleet:
     """Driver processes, each with connections of its own, that have the requests of all runs."""
 
-    def __init__(self, children: Sequence[_Child]) -> None:
+    def __init__(self, children: Sequence[Child]) -> None:
         self._children = children
 
     async def drive(
@@ -184,7 +117,7 @@ class _Fleet:
         return Driven(merge_traces(shares, traces, run.cut_short), len(crew), permitted)
 
 
-async def _together(work: Iterable[Coroutine[Any, Any, _Message]]) -> list[_Message]:
+async def _together(work: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
     """Await all; when one fails, none is left waiting."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
@@ -195,7 +128,7 @@ async def _together(work: Iterable[Coroutine[Any, Any, _Message]]) -> list[_Mess
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _begin(crew: Sequence[_Child], shares: Sequence[Share]) -> bool:
+async def _begin(crew: Sequence[Child], shares: Sequence[Share]) -> bool:
     """Hand the shares out and let all begin at one time; return whether they run before other processes."""
     for child, share in zip(crew, shares, strict=True):
         child.pipe.send(share)
@@ -211,16 +144,16 @@ async def _begin(crew: Sequence[_Child], shares: Sequence[Share]) -> bool:
 class _SharedRun:
     """A run that several processes drive: what each has shown last, and why it ends early."""
 
-    def __init__(self, crew: Sequence[_Child], total: int, on_progress: OnProgress | None) -> None:
+    def __init__(self, crew: Sequence[Child], total: int, on_progress: OnProgress | None) -> None:
         self.cut_short: str | None = None
         self._crew = crew
         self._total = total
         self._on_progress = on_progress
-        self._looks: dict[_Child, Progress] = {}
+        self._looks: dict[Child, Progress] = {}
         self._driving = set(crew)
-        self._fresh: set[_Child] = set()
+        self._fresh: set[Child] = set()
 
-    async def follow(self, child: _Child) -> Trace:
+    async def follow(self, child: Child) -> Trace:
         """Return what a driver recorded; when it was cut short, so are the others."""
         trace = await child.expect(Trace, lambda look: self._show(child, look))
         self._driving.discard(child)
@@ -237,7 +170,7 @@ class _SharedRun:
         for child in self._crew:
             child.stop()
 
-    def _show(self, child: _Child, look: Progress) -> None:
+    def _show(self, child: Child, look: Progress) -> None:
         self._looks[child] = look
         self._fresh.add(child)
         # Drawn as often as one driver would have it drawn: when each that still drives has been heard again.

@@ -17,7 +17,7 @@ from services.loadgen.transport import Transport
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """First to a driver: how to connect, and where request k lies in the shared memory: offset[k] to offset[k + 1]."""
+    """First to a driver: how to connect, and where in the shared memory each request lies, as SharedRequests has it."""
 
     connect: Callable[[], AbstractAsyncContextManager[Transport]]
     offset: NDArray[np.int64]

@@ -61,7 +61,7 @@ class ModelResult:
     @property
     def errors(self) -> dict[str, int]:
         """The codes other than OK."""
-        return {code: n for code, n in self.codes.items() if code != "OK"}
+        return _errors(self.codes)
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,51 @@ class SweepResult:
         shared = {"kind", "settings", "machine"}
         points = [{k: v for k, v in run.as_dict().items() if k not in shared} for run in self.points]
         return {"kind": "sweep", **_plain(self), "points": points}
+
+
+@dataclass(frozen=True, eq=False)
+class MlperfResult:
+    """A test that MLPerf LoadGen ran and judged.
+
+    verdict: LoadGen's own, VALID or INVALID; None for a test that was cut short, see ``cut_short``. loadgen: what it
+    logged of its result, under its own keys (latencies in nanoseconds, from the time that it had scheduled). codes: how
+    the queries ended, which LoadGen does not know. p50_s, p95_s, p99_s: of the latest 2000, from the time of their
+    sending. logs: the folder of LoadGen's files. before_others, cpu_s, wall_s, cpu_share: as in DriverReport, LoadGen
+    included.
+    """
+
+    settings: LoadSettings
+    machine: Machine
+    model: str
+    version: str
+    sla: Sla
+    verdict: str | None
+    loadgen_version: str
+    loadgen: Mapping[str, Any]
+    codes: Mapping[str, int]
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    pool: PoolReport
+    before_others: bool
+    cpu_s: float
+    wall_s: float
+    cpu_share: float
+    logs: str
+    cut_short: str | None
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """The codes other than OK."""
+        return _errors(self.codes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the test as JSON-able data; an infinite latency (no answer) is null."""
+        return {"kind": "mlperf", **_plain(self)}
+
+
+def _errors(codes: Mapping[str, int]) -> dict[str, int]:
+    return {code: n for code, n in codes.items() if code != "OK"}
 
 
 def _plain(value: Any) -> Any:

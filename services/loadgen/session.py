@@ -24,7 +24,7 @@ from services.loadgen.transport import FIRST_ANSWER_TIMEOUT_S, SendFailedError, 
 class LoadSession:
     """Connections, models and requests, kept over runs at one or several rates. Made by ``open_session``.
 
-    ``stopped``: whether the latest run was ended with Ctrl-C.
+    payloads: the requests as they are sent, lane by lane. ``stopped``: whether the latest run was ended with Ctrl-C.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class LoadSession:
         self.settings = settings
         self.lanes = lanes
         self.stopped = False
-        self._payloads = payloads
+        self.payloads = payloads
         self._drivers = drivers
 
     async def run(self, qps: float | None = None, *, on_progress: OnProgress | None = None) -> LoadResult:
         """Drive one run at ``qps`` (the settings' when None) and return its result."""
         s = self.settings
         qps = s.qps if qps is None else qps
-        traffic = draw_traffic(s, self.lanes, self._payloads, qps)
+        traffic = draw_traffic(s, self.lanes, self.payloads, qps)
         drain_s = max(2.0, 10 * max(lane.sla.seconds for lane in self.lanes))
         limits = Limits(deadline_s=s.deadline_s, drain_s=drain_s, unavailable_limit=s.unavailable_limit)
         stop = asyncio.Event()

@@ -89,17 +89,23 @@ class Traffic:
 
 
 def draw_traffic(
-    settings: LoadSettings, lanes: Sequence[Lane], payloads: tuple[bytes, ...], qps: float
+    settings: LoadSettings,
+    lanes: Sequence[Lane],
+    payloads: tuple[bytes, ...],
+    qps: float,
+    *,
+    count: int | None = None,
 ) -> Traffic:
     """Draw every model's schedule, give each query a request of its size, and merge them by arrival.
 
-    payloads: all requests, lane by lane.
+    payloads: all requests, lane by lane. count: how many queries; those of the settings when None.
     """
+    count = settings.count if count is None else count
     arrival_s, request, lane_of, size = [], [], [], []
     offset = 0
     for lane in lanes:
-        count = None if settings.count is None else max(1, round(settings.count * lane.part))
-        schedule = _schedule(settings, lane.index, qps * lane.part, lane.max_size, count=count)
+        its = None if count is None else max(1, round(count * lane.part))
+        schedule = _schedule(settings, lane.index, qps * lane.part, lane.max_size, count=its)
         chosen = lane.pool.assign(schedule.size)
         arrival_s.append(schedule.arrival_s)
         request.append(chosen + offset)

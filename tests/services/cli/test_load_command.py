@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from deeprecsys.errors import InvalidSettingError
 from services.cli import load as command
+from services.cli import result_files
 from services.cli.app import app
 
 
@@ -33,7 +34,7 @@ def test_a_result_in_the_place_of_a_directory_is_refused_before_the_run(tmp_path
 def test_a_result_that_may_not_be_written_is_refused_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command.os, "access", lambda *_: False)
+    monkeypatch.setattr(result_files.os, "access", lambda *_: False)
     path = tmp_path / "x.json"
     assert refusal(path) == f"cannot write {path}: permission denied"
     assert not path.exists()

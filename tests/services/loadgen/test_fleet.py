@@ -21,7 +21,6 @@ from services.loadgen.run import run_load
 from services.loadgen.settings import LoadSettings, ModelShare
 from services.loadgen.transport import grpc_transport
 
-
 REQUEST = build_request("tiny", {"dense": np.zeros((1, 4), dtype=np.float32)}).SerializeToString()
 
 
@@ -119,7 +118,7 @@ def test_a_driver_process_that_dies_is_an_error_and_leaves_no_other(stand_in_els
         drivers_below(os.getpid())[0].send_signal(signal.SIGKILL)
 
     connect = partial(grpc_transport, stand_in_elsewhere.target)
-    with pytest.raises(InternalError, match="a driver process ended with exit code -9"):
+    with pytest.raises(InternalError, match="driver_process ended with exit code -9"):
         over_two_processes(long_plan(), connect, kill_one)
     assert not drivers_below(os.getpid())
 
@@ -131,7 +130,7 @@ def test_an_error_in_a_driver_process_is_told_and_leaves_no_other(stand_in_elsew
 
     # Here the first connection is made, and those of the processes are not.
     good = partial(grpc_transport, stand_in_elsewhere.target)
-    with pytest.raises(InternalError, match="a driver process failed: TypeError"):
+    with pytest.raises(InternalError, match="driver_process failed: TypeError"):
         with asyncio.Runner(loop_factory=precise_loop) as runner:
             runner.run(_opened(good, connect))
     assert not drivers_below(os.getpid())
