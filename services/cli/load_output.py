@@ -36,18 +36,14 @@ def live_line(console: Console) -> Iterator[Callable[[recording.Progress], None]
         task = bar.add_task("connecting, building requests", total=None)
 
         def show(now: recording.Progress) -> None:
+            sent = f"{now.sent}/{now.total}"
             tail = " ".join(
                 f"{name} {_ms(value)} ms"
                 for name, value in (("p50", now.p50_s), ("p95", now.p95_s), ("p99", now.p99_s))
             )
             errors = " ".join(f"[red]{code} {n}[/red]" for code, n in now.codes.items() if code != "OK")
-            bar.update(
-                task,
-                description=f"{now.sent}/{now.total} {tail} {errors}",
-                completed=now.sent,
-                total=now.total,
-                refresh=True,
-            )
+            line = f"{sent} {tail} {errors}"
+            bar.update(task, description=line, completed=now.sent, total=now.total, refresh=True)
 
         yield show
 

@@ -10,7 +10,7 @@ from deeprecsys.errors import (
     ModelNotFoundError,
     UnavailableError,
 )
-from services.loadgen.run import find_max, run_load
+from services.loadgen.run import find_max, run_load, sweep
 from services.loadgen.session import open_session
 from services.loadgen.settings import LoadSettings, ModelShare
 
@@ -216,3 +216,20 @@ def test_a_search_takes_one_model_in_open_loop():
     two = LoadSettings("127.0.0.1:1", (ModelShare("a"), ModelShare("b")))
     with pytest.raises(InvalidSettingError, match="takes one model"):
         find_max(two)
+
+
+def test_a_sweep_drives_every_rate_in_turn(stand_in_elsewhere):
+    seen = []
+    found = sweep(
+        settings(stand_in_elsewhere, sizes="production", warmup_s=0.0), (100.0, 200.0), on_point=seen.append
+    )
+    assert [(run.qps, run.models[0].measurement.count) for run in found.points] == [(100.0, 25), (200.0, 50)]
+    assert list(found.points) == seen
+    assert found.cut_short is None
+
+
+def test_a_sweep_takes_rates_in_open_loop(stand_in):
+    with pytest.raises(InvalidSettingError, match="at least one rate"):
+        sweep(settings(stand_in), ())
+    with pytest.raises(InvalidSettingError, match="in open loop"):
+        sweep(settings(stand_in, concurrency=1, count=1), (10.0,))

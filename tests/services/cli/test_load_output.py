@@ -1,0 +1,32 @@
+"""The line that follows a run: percentiles and errors by code, drawn on a terminal only."""
+
+import io
+
+import numpy as np
+from rich.console import Console
+
+from services.cli.load_output import live_line
+from services.loadgen.recording import Progress
+
+LOOK = Progress(
+    2.0, 10.0, 40, 200, {"OK": 38, "INTERNAL": 2}, np.array([0.004] * 36 + [0.0123] * 3 + [np.inf])
+)
+
+
+def drawn(*, terminal: bool) -> str:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, force_interactive=terminal, width=120)
+    with live_line(console) as show:
+        show(LOOK)
+    return file.getvalue()
+
+
+def test_the_line_shows_how_far_the_run_is_its_percentiles_and_its_errors() -> None:
+    line = drawn(terminal=True)
+    for text in ("40/200", "p50 4 ms", "p95 12.3 ms", "p99 none ms", "INTERNAL 2"):
+        assert text in line, text
+    assert "OK" not in line
+
+
+def test_nothing_is_drawn_where_nobody_looks() -> None:
+    assert drawn(terminal=False).strip() == ""
