@@ -85,9 +85,9 @@ def _print_cut(console: Console, reason: str | None) -> None:
         console.print(f"[yellow]cut short: {escape(reason)}[/yellow]")
 
 
-def _print_driver(console: Console, d: DriverReport, cores: int) -> None:
+def _print_driver(console: Console, d: DriverReport, cores: int, at: str = "") -> None:
     console.print(
-        f"driver: {_processes(d.processes, d.before_others)}, {_cpu(d.cpu_s, d.wall_s, d.cpu_share, cores)}; "
+        f"driver{at}: {_processes(d.processes, d.before_others)}, {_cpu(d.cpu_s, d.wall_s, d.cpu_share, cores)}; "
         f"sent {d.lag_p50_s * 1e3:.2f} ms late at p50, {d.lag_p99_s * 1e3:.2f} ms at p99"
     )
 
@@ -115,11 +115,15 @@ def _print_search(console: Console, result: MaxResult) -> None:
     _print_cut(console, result.cut_short)
     best = result.capacity.measurement
     if best is None:
-        console.print(f"no rate meets the target: {result.capacity.why}", markup=False)
+        found = (
+            "no rate meets the target" if result.cut_short is None else "no rate was found within the target"
+        )
+        console.print(f"{found}: {result.capacity.why}", markup=False)
         return
     rate = f"{result.capacity.qps:.1f} queries/s ({best.candidates_per_s:.0f} candidates/s)"
     console.print(f"highest rate within the target: {rate}", markup=False)
-    console.print(f"above it: {result.capacity.why}", markup=False)
+    above = "above it: " if result.cut_short is None else ""
+    console.print(f"{above}{result.capacity.why}", markup=False)
 
 
 def _print_sweep(console: Console, result: SweepResult) -> None:
@@ -141,8 +145,8 @@ def _print_sweep(console: Console, result: SweepResult) -> None:
     s = result.settings
     console.print(f"{s.arrivals} arrivals, {s.duration_s:g} s a rate, {_queries(s)}", markup=False)
     if result.points:
-        busiest = max(result.points, key=lambda run: run.driver.lag_p99_s)
-        _print_driver(console, busiest.driver, result.machine.cores)
+        latest = max(result.points, key=lambda run: run.driver.lag_p99_s)
+        _print_driver(console, latest.driver, result.machine.cores, f" at {latest.qps:g}/s")
 
 
 def _print_mlperf(console: Console, result: MlperfResult) -> None:
@@ -176,10 +180,9 @@ def _print_mlperf(console: Console, result: MlperfResult) -> None:
     for key in ("result_invalid_reason", "early_stopping_result"):
         if result.verdict != "VALID" and log.get(key):
             console.print(f"LoadGen: {' '.join(str(log[key]).split())}", markup=False)
-    console.print(
-        f"{_queries(s)}; LoadGen {result.loadgen_version.split(' ')[0]}, its logs in {result.logs}",
-        markup=False,
-    )
+    version = result.loadgen_version.partition(" ")[0]
+    judge = f"LoadGen {version}, its logs" if version else "LoadGen's logs"
+    console.print(f"{_queries(s)}; {judge} in {result.logs}", markup=False)
     cpu = _cpu(result.cpu_s, result.wall_s, result.cpu_share, result.machine.cores)
     console.print(f"driver: {_processes(1, result.before_others)}, {cpu}")
 
