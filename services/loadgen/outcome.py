@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler.measure import Sla, percentiles, shortfall, summarise
-from services.loadgen.fleet import Driven
+from services.loadgen.drivers import Driven
 from services.loadgen.recording import Trace, code_name
 from services.loadgen.result import DriverReport, LoadResult, ModelResult, PoolReport, Samples
 from services.loadgen.settings import LoadSettings

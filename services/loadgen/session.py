@@ -11,7 +11,7 @@ import grpc
 from deeprecsys.errors import InternalError
 from deeprecsys.status import to_error
 from services.loadgen.driver import Limits, OnProgress
-from services.loadgen.fleet import Drivers, open_drivers
+from services.loadgen.drivers import Drivers, open_drivers
 from services.loadgen.interrupt import raise_on_interrupt, set_on_interrupt
 from services.loadgen.outcome import Finished, result_of
 from services.loadgen.result import LoadResult

@@ -7,7 +7,7 @@ import pytest
 
 from scheduler.measure import Sla
 from services.loadgen.driver import Plan
-from services.loadgen.fleet import Driven
+from services.loadgen.drivers import Driven
 from services.loadgen.outcome import Finished, result_of
 from services.loadgen.recording import OK, Trace
 from services.loadgen.request_pool import RequestPool

@@ -67,7 +67,7 @@ async def open_drivers(
         for child in children:
             child.pipe.send(Setup(connect, memory.offset))
         await _together(child.expect(Connected) for child in children)
-        yield _Fleet(children)
+        yield _Processes(children)
 
 
 class _ThisProcess:
@@ -90,7 +90,7 @@ class _ThisProcess:
         return Driven(trace, 1, permitted)
 
 
-class _Fleet:
+class _Processes:
     """Driver processes, each with connections of its own, that have the requests of all runs."""
 
     def __init__(self, children: Sequence[Child]) -> None:

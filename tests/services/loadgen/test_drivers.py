@@ -15,7 +15,7 @@ import pytest
 from deeprecsys.client import build_request
 from deeprecsys.errors import InternalError
 from services.loadgen.driver import Limits, Plan
-from services.loadgen.fleet import open_drivers
+from services.loadgen.drivers import open_drivers
 from services.loadgen.loop import precise_loop
 from services.loadgen.run import run_load
 from services.loadgen.settings import LoadSettings, ModelShare
