@@ -58,6 +58,8 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/python -m benchmarks.metrics_cost
 	$(BIN)/python -m benchmarks.order_study
 	$(BIN)/python -m benchmarks.pooling_forms
+	$(BIN)/deeprecsys profile --output benchmarks/results/characterisation
+	$(BIN)/python -m benchmarks.operator_shares
 	$(BIN)/python -m benchmarks.live
 	$(BIN)/python -m services.triton_server.install
 	$(BIN)/python -m benchmarks.offload

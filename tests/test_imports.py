@@ -25,9 +25,17 @@ FORBIDDEN = {
         "torch",
     },
     "deeprecsys": {"services", "scheduler", "onnxruntime", "tritonclient", "torch"},
-    "services/rank": {"services.loadgen", "services.models", "services.cli", "torch", "onnx"},
+    "services/rank": {
+        "services.characterise",
+        "services.loadgen",
+        "services.models",
+        "services.cli",
+        "torch",
+        "onnx",
+    },
     "services/loadgen": {"services.rank", "services.models", "services.cli", "torch", "onnx", "onnxruntime"},
     "services/models": {"services.rank", "services.loadgen", "services.cli", "grpc"},
+    "services/characterise": {"services.loadgen", "services.models", "services.cli", "torch", "grpc"},
     "services/cli": {"torch", "onnx", "onnxruntime"},
     "services/triton_server": {
         "services.rank",
@@ -45,6 +53,7 @@ ONLY_HERE = {
     "onnxruntime": (
         "services/rank/cpu.py",
         "services/models/parity.py",
+        "services/characterise/",
         "services/triton_server/onnxruntime_backend/",
     ),
     "prometheus_client": (

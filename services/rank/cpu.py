@@ -28,7 +28,7 @@ _DTYPES: Mapping[str, np.dtype[np.generic]] = {
     "tensor(float)": np.dtype("<f4"),
     "tensor(double)": np.dtype("<f8"),
 }
-_FAULTS = (
+FAULTS = (
     ort_errors.EPFail,
     ort_errors.EngineError,
     ort_errors.Fail,
@@ -44,6 +44,19 @@ _FAULTS = (
     ort_errors.RuntimeException,
     RuntimeError,  # what ONNX Runtime raises where it has no class of its own
 )
+"""What ONNX Runtime raises: its classes have no common one."""
+
+
+def session_options() -> ort.SessionOptions:
+    """Return the options of every session here: one thread that never spins, one node after another."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    return options
 
 
 class CpuEngine:
@@ -54,18 +67,11 @@ class CpuEngine:
     """
 
     def __init__(self, path: Path) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        options.log_severity_level = 4
         if not path.is_file():
             raise RepositoryError(f"{path.parent.name}/{path.name} is missing; run `deeprecsys export`")
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except _FAULTS as error:
+            self._session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+        except FAULTS as error:
             # The text may go to clients: it names the file, not where the repository lies.
             reason = _first_line(error).replace(f"{path.parent.parent}/", "").replace(str(path), path.name)
             raise RepositoryError(f"{path.parent.name}/{path.name} cannot be opened: {reason}") from error
@@ -74,7 +80,7 @@ class CpuEngine:
         """Score one batch; see :class:`~services.rank.engine.Engine`."""
         try:
             return self._session.run(outputs, inputs)  # type: ignore[no-any-return]
-        except _FAULTS as error:
+        except FAULTS as error:
             raise EngineError(str(error)) from error
 
     def ports(self) -> Ports:
