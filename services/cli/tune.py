@@ -14,9 +14,9 @@ from deeprecsys.errors import InvalidSettingError
 from scheduler.measure import Sla
 from scheduler.plan import POLICIES, OperatingPoint
 from scheduler.simulator import profiled_load
+from scheduler.sizes import parse_sizes
 from scheduler.tune import BATCH_SIZES, THRESHOLDS, Tried, Tuned, hill_climb
 from scheduler.tune import exhaustive as every_point
-from scheduler.workload import parse_sizes
 from services.loadgen.settings import LoadSettings, ModelShare
 from services.loadgen.tuning import Finished, tune_live
 from services.profiles import read_profile

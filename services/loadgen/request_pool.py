@@ -19,7 +19,8 @@ from deeprecsys.client import build_request
 from deeprecsys.errors import InvalidSettingError
 from deeprecsys.tensors import DTYPES, data_type_name
 from deeprecsys.v1 import rank_pb2
-from scheduler.workload import I32Array, IdLaw, parse_ids
+from scheduler.ids import IdLaw, parse_ids
+from scheduler.sizes import I32Array
 from services.loadgen.settings import Users
 
 UNIFORM_IDS = parse_ids("uniform")

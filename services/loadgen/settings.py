@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from deeprecsys.errors import InvalidSettingError
-from scheduler.workload import MAX_QUERIES, parse_arrivals, parse_ids, parse_sizes
+from scheduler.arrivals import MAX_QUERIES, parse_arrivals
+from scheduler.ids import parse_ids
+from scheduler.sizes import parse_sizes
 
 Users = Literal["per_candidate", "shared"]
 """Whether user-side inputs come with one row per candidate or with one row that holds for all."""
@@ -35,7 +37,7 @@ class LoadSettings:
     target: host:port of a RankService.
     qps: arrivals per second over all models; the start of a search for the highest rate.
     duration_s, warmup_s: the measured window, and the seconds before it that are driven but not measured.
-    sizes, arrivals, ids: laws as ``scheduler.workload`` reads them.
+    sizes, arrivals, ids: laws as ``scheduler.sizes``, ``arrivals`` and ``ids`` read them.
     deadline_s: each query's deadline, from its scheduled time; None for none.
     sla_s: replaces the seconds of every model's own target (its percentile stays); None keeps them.
     concurrency: None for open loop; else closed loop, with so many queries in flight over ``count`` queries.

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from deeprecsys.errors import InvalidSettingError, UnavailableError
 from deeprecsys.v1 import rank_pb2
 from scheduler.measure import Sla
-from scheduler.workload import I32Array, Schedule, draw_schedule, parse_arrivals, parse_ids, parse_sizes
+from scheduler.arrivals import parse_arrivals
+from scheduler.ids import parse_ids
+from scheduler.sizes import I32Array, parse_sizes
+from scheduler.workload import Schedule, draw_schedule
 from services.loadgen.driver import Plan
 from services.loadgen.request_pool import RequestPool, build_pool, largest_size
 from services.loadgen.settings import LoadSettings, ModelShare

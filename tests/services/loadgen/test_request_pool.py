@@ -4,7 +4,8 @@ import pytest
 from deeprecsys.errors import InvalidSettingError
 from deeprecsys.tensors import to_array
 from deeprecsys.v1 import rank_pb2
-from scheduler.workload import parse_ids, parse_sizes
+from scheduler.ids import parse_ids
+from scheduler.sizes import parse_sizes
 from services.loadgen.request_pool import MAX_STRATA, build_pool, largest_size, request_bytes
 
 UNIFORM = parse_ids("uniform")
