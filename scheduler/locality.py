@@ -17,7 +17,7 @@ class Locality:
     """The locality of a sample of look-ups, each table's in the order in which they come.
 
     look_ups: in the sample, over ``tables``. distinct_share: rows that are touched, per look-up. top_percent_share:
-    share of the look-ups that go to the most used hundredth of each table's rows (at least one row).
+    share of the look-ups that go to the most used hundredth of the rows touched, table by table (at least one row).
     mean_reuse_distance: mean LRU stack distance of the look-ups whose row came before (see ``scheduler.reuse``), in
     rows; None where none did. All depend on the sample's length: compare only samples of one length.
     """
@@ -29,10 +29,10 @@ class Locality:
     mean_reuse_distance: float | None
 
 
-def measure_locality(tables: Iterable[tuple[NDArray[Any], int]]) -> Locality | None:
-    """Measure each table's look-ups (integers [n], and its rows); None when there are none."""
+def measure_locality(tables: Iterable[NDArray[Any]]) -> Locality | None:
+    """Measure the look-ups of each table (integers [n], in order); None when there are none."""
     look_ups = count = touched = at_top = reused = distance = 0
-    for ids, rows in tables:
+    for ids in tables:
         if not len(ids):
             continue
         uses = np.sort(np.unique(ids, return_counts=True)[1])
@@ -40,7 +40,7 @@ def measure_locality(tables: Iterable[tuple[NDArray[Any], int]]) -> Locality | N
         count += 1
         look_ups += len(ids)
         touched += len(uses)
-        at_top += int(uses[-max(1, rows // 100) :].sum())
+        at_top += int(uses[-max(1, len(uses) // 100) :].sum())
         reused += int(np.count_nonzero(distances))
         distance += int(distances.sum())
     if not look_ups:
