@@ -117,7 +117,9 @@ def _parquet(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Colu
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise InvalidSettingError(f"{path}: Parquet needs pyarrow: install deeprecsys[parquet]") from error
+        raise InvalidSettingError(
+            f"{path}: Parquet files need pyarrow: pip install 'deeprecsys[parquet]'"
+        ) from error
     try:
         place = _places(path, pyarrow.parquet.read_schema(path).names, needed, optional)
         table = pyarrow.parquet.read_table(path, columns=list(place))

@@ -118,4 +118,4 @@ def test_without_pyarrow_parquet_is_refused_with_the_extra_that_brings_it(tmp_pa
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert refusal(path) == f"{path}: Parquet needs pyarrow: install deeprecsys[parquet]"
+    assert refusal(path) == f"{path}: Parquet files need pyarrow: pip install 'deeprecsys[parquet]'"

@@ -20,7 +20,7 @@ def look_ups(law, spec, measured=0) -> LookUps:
     return LookUps(rank_pb2.Model(name="m", inputs=[spec]), law, measured)
 
 
-@pytest.mark.parametrize("rows", [(1000, 1000), (1000, 500)])
+@pytest.mark.parametrize("rows", [(1000, 1000), (1000, 500), (1000,)])
 def test_each_table_goes_on_with_its_own_stack_from_request_to_request(rows):
     spec, rng = ids_input(*rows), np.random.default_rng(0)
     drawn = look_ups(HALF_AGAIN, spec)
@@ -31,10 +31,11 @@ def test_each_table_goes_on_with_its_own_stack_from_request_to_request(rows):
         assert (distances == 3).mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_an_input_with_one_number_of_rows_is_one_table():
-    spec = ids_input(2000)
-    drawn = look_ups(ALWAYS_NEW, spec).draw(spec, (50, 2, 4), INT, np.random.default_rng(0))
-    assert len(set(drawn.ravel().tolist())) == 400
+def test_an_input_without_a_second_axis_is_one_table():
+    spec = rank_pb2.Input(name="ids", data_type=rank_pb2.DATA_TYPE_INT32, shape=[-1], id_rows=[2000])
+    drawn = look_ups(ALWAYS_NEW, spec, measured=1000)
+    assert len(set(drawn.draw(spec, (400,), INT, np.random.default_rng(0)).tolist())) == 400
+    assert drawn.locality().tables == 1
 
 
 def test_locality_is_that_of_the_first_look_ups_of_each_table():
@@ -46,6 +47,15 @@ def test_locality_is_that_of_the_first_look_ups_of_each_table():
     found = drawn.locality()
     assert (found.look_ups, found.tables, found.distinct_share) == (150, 2, 1.0)
     assert found.mean_reuse_distance is None
+
+
+def test_one_number_of_rows_is_that_of_every_table():
+    spec = ids_input(1000)
+    drawn = look_ups(parse_ids("uniform"), spec, measured=400)
+    ids = drawn.draw(spec, (50, 2, 4), INT, np.random.default_rng(0))
+    found = drawn.locality()
+    assert (found.look_ups, found.tables) == (400, 2)
+    assert found.distinct_share == sum(len(set(ids[:, k].ravel().tolist())) for k in (0, 1)) / 400
 
 
 def test_nothing_is_kept_where_nothing_is_measured():
