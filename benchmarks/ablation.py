@@ -29,12 +29,14 @@ from benchmarks.simulated_case import (
     parser,
     write,
 )
+from scheduler.arrivals import POISSON
 from scheduler.controller import Controller
 from scheduler.measure import Measurement, max_qps, summarise
 from scheduler.plan import POLICIES, OperatingPoint, Policy
 from scheduler.simulator import simulate
+from scheduler.sizes import PRODUCTION_MAX_SIZE, parse_sizes
 from scheduler.tune import static_point
-from scheduler.workload import POISSON, PRODUCTION_MAX_SIZE, draw_schedule, parse_sizes
+from scheduler.workload import draw_schedule
 
 SEED = 0
 ONLINE = "+ online"

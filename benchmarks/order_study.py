@@ -26,7 +26,7 @@ from scheduler.measure import Sla, max_qps
 from scheduler.plan import POLICIES, OperatingPoint, Plan, Policy
 from scheduler.service_law import linear
 from scheduler.simulator import Node, simulated_load
-from scheduler.workload import parse_sizes
+from scheduler.sizes import parse_sizes
 
 RESULT = Path(__file__).parent / "results" / "order_study.json"
 SIZES = parse_sizes("production")

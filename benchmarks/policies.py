@@ -30,8 +30,8 @@ from benchmarks.simulated_case import (
     write,
 )
 from scheduler.plan import POLICIES
+from scheduler.sizes import PRODUCTION_MAX_SIZE
 from scheduler.tune import static_point
-from scheduler.workload import PRODUCTION_MAX_SIZE
 
 SEED = 0
 LOADS = (

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from scheduler.arrivals import POISSON
 from scheduler.batching import Batcher
 from scheduler.controller import Controller, Decision
 from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.query import Complete, Instruction, Query, Run
 from scheduler.service_law import linear
 from scheduler.simulator import Node, simulate
-from scheduler.workload import POISSON, draw_schedule, parse_sizes
+from scheduler.sizes import parse_sizes
+from scheduler.workload import draw_schedule
 
 RESULT = Path(__file__).parent / "results" / "scheduler_cost.json"
 FIXED_S, PER_CANDIDATE_S = 1e-4, 4e-5

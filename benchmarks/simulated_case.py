@@ -27,8 +27,8 @@ from scheduler.measure import Capacity, Measure, Measurement, Sla, feasible, max
 from scheduler.plan import OperatingPoint, Plan, Policy
 from scheduler.service_law import measured
 from scheduler.simulator import Node, simulated_load
+from scheduler.sizes import parse_sizes
 from scheduler.tune import hill_climb
-from scheduler.workload import parse_sizes
 from services.models.spec import SLUGS, spec_for
 from services.profiles import read_profile
 
@@ -47,7 +47,10 @@ models but ncf, which wants 512; smaller ones cost the most simulation, and when
 Row = dict[str, Any]
 """One line of a result, as it is written to JSON."""
 
-_DECIDING = ("batching", "latency", "measure", "plan", "query", "service_law", "simulator", "workload")
+_DECIDING = (
+    *("batching", "latency", "measure", "plan", "query", "service_law", "simulator"),
+    *("workload", "arrivals", "rate_curve", "sizes"),
+)
 
 
 class Finished:

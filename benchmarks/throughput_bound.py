@@ -38,7 +38,7 @@ from benchmarks.simulated_case import (
 from scheduler.latency import LatencyProfile
 from scheduler.plan import POLICIES, OperatingPoint, Plan, Policy
 from scheduler.simulator import simulate
-from scheduler.workload import parse_sizes
+from scheduler.sizes import parse_sizes
 
 OURS = POLICIES["adaptive"]
 RULES: Mapping[str, Policy] = {

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.arrivals import POISSON, ArrivalLaw
 from scheduler.attempt import attempt_s, is_hopeless
 from scheduler.batching import Batcher
 from scheduler.first_plan import untuned_plan
@@ -24,7 +25,8 @@ from scheduler.measure import Measure, Measurement, Sla, summarise
 from scheduler.plan import OperatingPoint, Plan, Policy
 from scheduler.query import Batch, Complete, Instruction, Offload, Query, Run
 from scheduler.service_law import ServiceLaw, measured
-from scheduler.workload import POISSON, ArrivalLaw, SizeLaw, draw_schedule
+from scheduler.sizes import SizeLaw
+from scheduler.workload import draw_schedule
 
 F64Array = NDArray[np.float64]
 

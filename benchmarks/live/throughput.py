@@ -16,8 +16,8 @@ from benchmarks.simulated_case import BATCH_SIZES, DATA, likely_qps, load_profil
 from scheduler.measure import Sla
 from scheduler.plan import POLICIES
 from scheduler.simulator import profiled_load
+from scheduler.sizes import PRODUCTION_MAX_SIZE, parse_sizes
 from scheduler.tune import hill_climb, static_point
-from scheduler.workload import PRODUCTION_MAX_SIZE, parse_sizes
 from services.cores import usable_cores
 from services.models.spec import spec_for
 

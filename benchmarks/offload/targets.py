@@ -14,8 +14,8 @@ from benchmarks.live.throughput import LIKELY_SHARE, lone
 from benchmarks.offload.accelerators import accelerator
 from benchmarks.offload.threshold import SETTLE_S
 from benchmarks.simulated_case import TARGETS
+from scheduler.sizes import PRODUCTION_MAX_SIZE
 from scheduler.tune import static_point
-from scheduler.workload import PRODUCTION_MAX_SIZE
 from services.cores import usable_cores
 from services.models.spec import spec_for
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from deeprecsys.errors import InvalidSettingError
 from services.cli.load_output import LoadOutcome, live_line, print_outcome
+from services.cli.replay import replayed
 from services.cli.result_files import check_writable, write_json
 from services.loadgen.latencies import require_parquet, write_latencies
 from services.loadgen.mlperf import run_mlperf
@@ -23,17 +24,30 @@ from services.loadgen.settings import MIB, LoadSettings, Users, parse_model_shar
 
 
 def load(
+    context: typer.Context,
     *,
     model: Annotated[
-        list[str], typer.Option(help="Model to drive, as NAME or NAME=WEIGHT; repeat for several.")
-    ],
+        list[str] | None,
+        typer.Option(
+            help="Model to drive, as NAME or NAME=WEIGHT; repeat for several. A trace names its own."
+        ),
+    ] = None,
     target: Annotated[str, typer.Option(help="host:port of the server.")] = "127.0.0.1:8500",
     qps: Annotated[float, typer.Option(help="Queries per second over all models.")] = 50.0,
     duration: Annotated[float, typer.Option(help="Seconds to measure.")] = 10.0,
     warmup: Annotated[float, typer.Option(help="Seconds driven before that, not measured.")] = 2.0,
     sizes: Annotated[str, typer.Option(help="Law of the query sizes.")] = "production",
     arrivals: Annotated[str, typer.Option(help="Law of the arrivals.")] = "poisson",
-    ids: Annotated[str, typer.Option(help="Law of the table rows: uniform or zipf:EXPONENT.")] = "uniform",
+    ids: Annotated[
+        str, typer.Option(help="Law of the table rows: uniform, zipf:EXPONENT or reuse:FILE.")
+    ] = "uniform",
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Replay recorded queries: CSV or Parquet with time, size, model and perhaps inputs."
+        ),
+    ] = None,
+    speedup: Annotated[float, typer.Option(help="How many times as fast to replay them.")] = 1.0,
     users: Annotated[
         str, typer.Option(help="User-side inputs: per_candidate or shared rows.")
     ] = "per_candidate",
@@ -71,11 +85,13 @@ def load(
 
     Ctrl-C ends it early and keeps what was measured, marked as cut short.
     """
+    models = tuple(parse_model_share(text) for text in model or ())
+    replay = replayed(context, trace, models, qps, speedup, duration, warmup)
     settings = LoadSettings(
         target=target,
-        models=tuple(parse_model_share(text) for text in model),
-        qps=qps,
-        duration_s=duration,
+        models=replay.models,
+        qps=replay.qps,
+        duration_s=replay.duration_s,
         warmup_s=warmup if concurrency is None else 0.0,
         sizes=sizes,
         arrivals=arrivals,
@@ -90,6 +106,7 @@ def load(
         channels=channels,
         unavailable_limit=unavailable_limit or None,
         drivers=drivers,
+        trace=replay.trace,
     )
     rates = None if sweep is None else parse_rates(sweep)
     _check_mode(find_max, sweep, mlperf, latencies)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from scheduler.locality import Locality
 from services.loadgen import recording
 from services.loadgen.result import (
     DriverReport,
@@ -66,18 +67,37 @@ def _print_run(console: Console, result: LoadResult) -> None:
     for m in result.models:
         if m.shortfall is not None:
             console.print(f"{m.model}: {m.shortfall}", markup=False)
+    console.print(f"{_pace(result)}, {_queries(result.settings)}", markup=False)
+    for m in result.models:
+        if m.pool.locality is not None:
+            console.print(f"{m.model}: {_locality(m.pool.locality)}", markup=False)
+    _print_driver(console, result.driver, result.machine.cores)
+
+
+def _pace(result: LoadResult) -> str:
     s = result.settings
-    how = (
+    if s.trace is not None:
+        speed = result.qps / s.trace.queries.qps
+        return f"{s.trace.path} at {result.qps:.4g}/s, {speed:.4g} times as fast as recorded"
+    return (
         f"{s.arrivals} arrivals at {result.qps:g}/s"
         if s.concurrency is None
         else f"{s.concurrency} in flight"
     )
-    console.print(f"{how}, {_queries(s)}", markup=False)
-    _print_driver(console, result.driver, result.machine.cores)
 
 
 def _queries(s: LoadSettings) -> str:
-    return f"{s.sizes} sizes, {s.ids} ids, {s.users} users, seed {s.seed}"
+    sizes = "recorded" if s.trace is not None else s.sizes
+    return f"{sizes} sizes, {s.ids} ids, {s.users} users, seed {s.seed}"
+
+
+def _locality(found: Locality) -> str:
+    again = found.mean_reuse_distance
+    return (
+        f"of the first {found.look_ups} look-ups {found.distinct_share:.1%} touch a new row, "
+        f"{found.top_percent_share:.1%} go to the top 1 % of these rows, "
+        + ("none comes back" if again is None else f"mean reuse distance {again:.4g} rows")
+    )
 
 
 def _print_cut(console: Console, reason: str | None) -> None:
@@ -143,7 +163,8 @@ def _print_sweep(console: Console, result: SweepResult) -> None:
     console.print(table)
     _print_cut(console, result.cut_short)
     s = result.settings
-    console.print(f"{s.arrivals} arrivals, {s.duration_s:g} s a rate, {_queries(s)}", markup=False)
+    arrivals = "recorded" if s.trace is not None else s.arrivals
+    console.print(f"{arrivals} arrivals, {s.duration_s:g} s a rate, {_queries(s)}", markup=False)
     if result.points:
         latest = max(result.points, key=lambda run: run.driver.lag_p99_s)
         _print_driver(console, latest.driver, result.machine.cores, f" at {latest.qps:g}/s")

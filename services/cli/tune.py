@@ -16,7 +16,7 @@ from scheduler.plan import POLICIES, OperatingPoint
 from scheduler.simulator import profiled_load
 from scheduler.tune import BATCH_SIZES, THRESHOLDS, Tried, Tuned, hill_climb
 from scheduler.tune import exhaustive as every_point
-from scheduler.workload import parse_sizes
+from services.loadgen.law_files import size_law
 from services.loadgen.settings import LoadSettings, ModelShare
 from services.loadgen.tuning import Finished, tune_live
 from services.profiles import read_profile
@@ -133,10 +133,7 @@ def _simulated(
         raise InvalidSettingError(f"--start-qps must be above 0 and finite, not {start_qps:g}")
     if policy not in POLICIES:
         raise InvalidSettingError(f"--policy must be one of {', '.join(POLICIES)}, not {policy}")
-    try:
-        law = parse_sizes(sizes)
-    except ValueError as error:
-        raise InvalidSettingError(str(error)) from error
+    law = size_law(sizes)
     sla = Sla(95.0, sla_ms / 1e3)
     measure = profiled_load(profile, POLICIES[policy], sla, law, queries=queries, seed=seed)
     search = every_point if grid else hill_climb

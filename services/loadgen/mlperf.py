@@ -104,6 +104,8 @@ def _check(settings: LoadSettings, folder: Path) -> None:
         raise InvalidSettingError("LoadGen is not installed: pip install 'deeprecsys[mlperf]'")
     if len(settings.models) != 1 or settings.concurrency is not None or settings.drivers != 1:
         raise InvalidSettingError("LoadGen takes one model, in open loop, and drives it alone")
+    if settings.trace is not None:
+        raise InvalidSettingError(f"LoadGen has arrivals of its own: it cannot replay {settings.trace.path}")
     if settings.arrivals != "poisson":
         raise InvalidSettingError(f"LoadGen's arrivals are poisson, not {settings.arrivals}")
     if not round(settings.duration_s * 1e3):

@@ -110,5 +110,10 @@ def pool_report(lane: Lane) -> PoolReport:
     """Return what is to be known of a model's requests."""
     pool = lane.pool
     return PoolReport(
-        len(pool.payloads), pool.payload_bytes, pool.distinct_candidates, pool.id_references, lane.max_size
+        len(pool.payloads),
+        pool.payload_bytes,
+        pool.distinct_candidates,
+        pool.id_references,
+        lane.max_size,
+        pool.locality,
     )

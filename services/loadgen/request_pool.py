@@ -8,7 +8,7 @@ which sizes are grouped into strata and every stratum's requests are taken in tu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,10 @@ from deeprecsys.client import build_request
 from deeprecsys.errors import InvalidSettingError
 from deeprecsys.tensors import DTYPES, data_type_name
 from deeprecsys.v1 import rank_pb2
-from scheduler.workload import I32Array, IdLaw, parse_ids
+from scheduler.ids import IdLaw, parse_ids
+from scheduler.locality import Locality
+from scheduler.sizes import I32Array
+from services.loadgen.look_ups import LOCALITY_LOOK_UPS, LookUps
 from services.loadgen.settings import Users
 
 UNIFORM_IDS = parse_ids("uniform")
@@ -31,11 +34,12 @@ MAX_REQUESTS = 16_384
 
 @dataclass(frozen=True, eq=False)
 class RequestPool:
-    """Serialised requests of one model, ordered by size.
+    """Serialised requests of one model, those that were drawn ordered by size, those that were recorded after them.
 
-    payloads: [R] serialised RankRequests. size: int32 [R], the candidates of each, ascending.
+    payloads: [R] serialised RankRequests. size: int32 [R], the candidates of each.
     edge: int32 [S], the largest query size that each stratum stands for; first: int64 [S], its first request.
-    id_references: how many table rows all requests together look up.
+    id_references: how many table rows all drawn requests together look up. drawn: how many requests were drawn.
+    locality: of the first look-ups of the drawn ones; None for a model without tables.
     """
 
     payloads: tuple[bytes, ...]
@@ -43,6 +47,8 @@ class RequestPool:
     edge: I32Array
     first: NDArray[np.int64]
     id_references: int
+    drawn: int
+    locality: Locality | None
 
     @property
     def payload_bytes(self) -> int:
@@ -51,18 +57,24 @@ class RequestPool:
 
     @property
     def distinct_candidates(self) -> int:
-        """The candidates over all requests, each drawn on its own."""
+        """The candidates over all requests, none of which repeats another's."""
         return int(self.size.sum(dtype=np.int64))
 
-    def assign(self, size: I32Array) -> NDArray[np.int64]:
-        """Return for each query (sizes int32 [Q]) the index of a request of its stratum, taken in turn."""
-        stratum = np.minimum(np.searchsorted(self.edge, size), len(self.edge) - 1)
-        copies = np.diff(np.append(self.first, len(self.payloads)))
-        order = np.argsort(stratum, kind="stable")
-        grouped = stratum[order]
-        turn = np.empty(len(size), dtype=np.int64)
-        turn[order] = np.arange(len(size)) - np.searchsorted(grouped, grouped)
-        return np.asarray(self.first[stratum] + turn % copies[stratum])
+    def assign(self, size: I32Array, recorded: I32Array | None = None) -> NDArray[np.int64]:
+        """Return for each query (sizes int32 [Q]) the index of a request: of its stratum, taken in turn.
+
+        recorded: int32 [Q], which of the recorded requests is a query's own, -1 for none.
+        """
+        if recorded is None:
+            return _in_turn(self.edge, self.first, self.drawn, size)
+        chosen = self.drawn + recorded.astype(np.int64)
+        free = recorded < 0
+        chosen[free] = _in_turn(self.edge, self.first, self.drawn, size[free])
+        return chosen
+
+    def with_recorded(self, payloads: tuple[bytes, ...], size: I32Array) -> RequestPool:
+        """Return a pool that also has recorded requests, [K], and the candidates of each, int32 [K]."""
+        return replace(self, payloads=self.payloads + payloads, size=np.append(self.size, size))
 
 
 def build_pool(
@@ -83,13 +95,16 @@ def build_pool(
     edge, rep, copies = _plan(model, sizes, users, budget_bytes)
     rng = np.random.default_rng(seed)
     size = np.repeat(rep, copies)
-    payloads = []
-    for n in size.tolist():
-        inputs = random_inputs(model, n, rng, users, ids)
-        payloads.append(build_request(model.name, inputs, version=version).SerializeToString())
     first = np.concatenate(([0], np.cumsum(copies)[:-1])).astype(np.int64)
+    look_ups = LookUps(model, ids, LOCALITY_LOOK_UPS)
+    payloads = [b""] * len(size)
+    # In the order in which queries first send them, so that rows come back as the server sees them come back.
+    sent, first_query = np.unique(_in_turn(edge, first, len(size), sizes), return_index=True)
+    for k in sent[np.argsort(first_query)].tolist():
+        inputs = _inputs(model, int(size[k]), rng, users, look_ups)
+        payloads[k] = build_request(model.name, inputs, version=version).SerializeToString()
     references = sum(int(size.sum(dtype=np.int64)) * _row_numbers(i) for i in model.inputs if i.id_rows)
-    return RequestPool(tuple(payloads), size, edge, first, references)
+    return RequestPool(tuple(payloads), size, edge, first, references, len(size), look_ups.locality())
 
 
 def random_inputs(
@@ -100,7 +115,7 @@ def random_inputs(
     ids: IdLaw = UNIFORM_IDS,
 ) -> dict[str, NDArray[Any]]:
     """Draw every input of one query of ``size`` candidates, by name; raises as ``build_pool`` does."""
-    return {spec.name: _draw(model, spec, _rows(spec, size, users), rng, ids) for spec in model.inputs}
+    return _inputs(model, size, rng, users, LookUps(model, ids))
 
 
 def largest_size(model: rank_pb2.Model, users: Users) -> int:
@@ -122,6 +137,16 @@ def request_bytes(model: rank_pb2.Model, size: int, users: Users) -> int:
 
 
 # --- which requests to build ---
+
+
+def _in_turn(edge: I32Array, first: NDArray[np.int64], drawn: int, size: I32Array) -> NDArray[np.int64]:
+    stratum = np.minimum(np.searchsorted(edge, size), len(edge) - 1)
+    copies = np.diff(np.append(first, drawn))
+    order = np.argsort(stratum, kind="stable")
+    grouped = stratum[order]
+    turn = np.empty(len(size), dtype=np.int64)
+    turn[order] = np.arange(len(size)) - np.searchsorted(grouped, grouped)
+    return np.asarray(first[stratum] + turn % copies[stratum])
 
 
 def _plan(
@@ -189,31 +214,22 @@ def _dtype(model: rank_pb2.Model, spec: rank_pb2.Input) -> np.dtype[np.generic]:
     return DTYPES[spec.data_type]
 
 
-def _draw(model: rank_pb2.Model, spec: rank_pb2.Input, rows: int, rng: Generator, ids: IdLaw) -> NDArray[Any]:
+def _inputs(
+    model: rank_pb2.Model, size: int, rng: Generator, users: Users, look_ups: LookUps
+) -> dict[str, NDArray[Any]]:
+    return {spec.name: _draw(model, spec, _rows(spec, size, users), rng, look_ups) for spec in model.inputs}
+
+
+def _draw(
+    model: rank_pb2.Model, spec: rank_pb2.Input, rows: int, rng: Generator, look_ups: LookUps
+) -> NDArray[Any]:
     """Draw one input: ids below their tables' rows, numbers in [0, 1), and 0 to 9 for integers without a table."""
     dtype, shape = _dtype(model, spec), (rows, *_row_shape(spec))
     if spec.id_rows:
-        return _draw_ids(model, spec, shape, rng, ids)
+        return look_ups.draw(spec, shape, dtype, rng)
     if dtype.kind == "f":
         # Drawing singles directly halves the time; numpy has no draw of half precision.
         single = dtype.itemsize <= 4
         numbers = rng.random(shape, dtype=np.float32) if single else rng.random(shape)
         return numbers.astype(dtype, copy=False)
     return rng.integers(0, 2 if dtype.kind == "b" else 10, shape, dtype=np.uint8).astype(dtype)
-
-
-def _draw_ids(
-    model: rank_pb2.Model, spec: rank_pb2.Input, shape: tuple[int, ...], rng: Generator, ids: IdLaw
-) -> NDArray[Any]:
-    dtype, tables = _dtype(model, spec), list(spec.id_rows)
-    if dtype.kind not in "iu" or min(tables) < 1 or (len(tables) > 1 and shape[1:2] != (len(tables),)):
-        raise InvalidSettingError(
-            f"the id rows of input {spec.name} of {model.name} do not fit its type and shape"
-        )
-    if len(set(tables)) == 1:
-        return ids.draw(rng, tables[0], math.prod(shape), dtype).reshape(shape)
-    array = np.empty(shape, dtype=dtype)
-    for column, rows in enumerate(tables):
-        part = array[:, column]
-        part[...] = ids.draw(rng, rows, part.size, dtype).reshape(part.shape)
-    return array

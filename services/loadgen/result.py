@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.locality import Locality
 from scheduler.measure import Capacity, Measurement, Sla
 from services.loadgen.settings import LoadSettings
+from services.loadgen.trace_file import TraceFile
 from services.machine import Machine
 
 
@@ -20,7 +22,8 @@ class PoolReport:
     """The pre-built requests of one model.
 
     requests of payload_bytes in all; distinct_candidates over them, which look up id_references table rows; max_size is
-    the most candidates that the model's limits allow, to which sizes were cut.
+    the most candidates that the model's limits allow, to which sizes were cut. locality: of the drawn requests'
+    look-ups; None for a model without tables.
     """
 
     requests: int
@@ -28,6 +31,7 @@ class PoolReport:
     distinct_candidates: int
     id_references: int
     max_size: int
+    locality: Locality | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +200,8 @@ def _errors(codes: Mapping[str, int]) -> dict[str, int]:
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, TraceFile):
+        return value.as_dict()
     if is_dataclass(value) and not isinstance(value, type):
         named = ((f.name, getattr(value, f.name)) for f in fields(value))
         return {name: _plain(part) for name, part in named if not isinstance(part, Samples)}

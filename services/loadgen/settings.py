@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from deeprecsys.errors import InvalidSettingError
-from scheduler.workload import MAX_QUERIES, parse_arrivals, parse_ids, parse_sizes
+from scheduler.arrivals import MAX_QUERIES, ArrivalLaw, parse_arrivals
+from scheduler.ids import IdLaw
+from scheduler.sizes import SizeLaw
+from services.loadgen.law_files import id_law, size_law
+from services.loadgen.trace_file import TraceFile
 
 Users = Literal["per_candidate", "shared"]
 """Whether user-side inputs come with one row per candidate or with one row that holds for all."""
@@ -29,13 +32,24 @@ class ModelShare:
 
 
 @dataclass(frozen=True)
+class Laws:
+    """What a run's queries are drawn by."""
+
+    arrivals: ArrivalLaw
+    sizes: SizeLaw
+    ids: IdLaw
+
+
+@dataclass(frozen=True)
 class LoadSettings:
     """The settings of one run. Raises InvalidSettingError for those that cannot work.
 
     target: host:port of a RankService.
     qps: arrivals per second over all models; the start of a search for the highest rate.
     duration_s, warmup_s: the measured window, and the seconds before it that are driven but not measured.
-    sizes, arrivals, ids: laws as ``scheduler.workload`` reads them.
+    sizes, arrivals, ids: laws as ``law_files`` and ``scheduler.arrivals`` read them.
+    trace: recorded queries to replay at ``qps``, again from the start when they end: their times, sizes and models
+        replace the laws and weights. None for drawn ones.
     deadline_s: each query's deadline, from its scheduled time; None for none.
     sla_s: replaces the seconds of every model's own target (its percentile stays); None keeps them.
     concurrency: None for open loop; else closed loop, with so many queries in flight over ``count`` queries.
@@ -65,13 +79,18 @@ class LoadSettings:
     min_queries: int | None = None
     unavailable_limit: int | None = 500
     drivers: int = 1
+    trace: TraceFile | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self)
         _check_models(self.models)
-        _law(parse_sizes, self.sizes)
-        _law(parse_arrivals, self.arrivals)
-        _law(parse_ids, self.ids)
+        expected = self.read_laws().arrivals.mean_count(self.qps, self.duration_s + self.warmup_s)
+        if max(expected, self.count or 0) > MAX_QUERIES:
+            raise InvalidSettingError(
+                f"a run has at most {MAX_QUERIES} queries: lower the rate or the duration"
+            )
+        if self.trace is not None:
+            _check_trace(self, self.trace)
         if self.users not in get_args(Users):
             raise InvalidSettingError(
                 f"users must be one of {', '.join(get_args(Users))}, not {self.users!r}"
@@ -80,6 +99,17 @@ class LoadSettings:
             raise InvalidSettingError("closed loop needs both a concurrency and a number of queries")
         if not self.target:
             raise InvalidSettingError("target must be host:port")
+
+    def read_laws(self) -> Laws:
+        """Return the laws, read from their files where they have some."""
+        return Laws(_arrivals(self.arrivals), size_law(self.sizes), id_law(self.ids))
+
+    def part(self, index: int) -> float:
+        """Return the share of the rate that one of the models has."""
+        share = self.models[index]
+        if self.trace is not None:
+            return self.trace.queries.share(share.name)
+        return share.weight / sum(m.weight for m in self.models)
 
 
 def _check_numbers(s: LoadSettings) -> None:
@@ -103,27 +133,36 @@ def _check_numbers(s: LoadSettings) -> None:
     for name, whole in (("seed", s.seed), ("fewest queries", s.min_queries)):
         if whole is not None and whole < 0:
             raise InvalidSettingError(f"{name} must be at least 0, not {whole}")
-    if s.qps * (s.duration_s + s.warmup_s) > MAX_QUERIES or (s.count or 0) > MAX_QUERIES:
-        raise InvalidSettingError(f"a run has at most {MAX_QUERIES} queries: lower the rate or the duration")
 
 
 def _check_models(models: tuple[ModelShare, ...]) -> None:
     if not models:
         raise InvalidSettingError("name at least one model")
     names = [(m.name, m.version) for m in models]
-    if len(set(names)) != len(names) or not all(m.name for m in models):
+    if not all(m.name for m in models):
+        raise InvalidSettingError("a model needs a name: write NAME or NAME=WEIGHT")
+    if len(set(names)) != len(names):
         raise InvalidSettingError("name each model once")
     for m in models:
         if not (math.isfinite(m.weight) and m.weight > 0):
             raise InvalidSettingError(f"the weight of {m.name} must be above 0, not {m.weight}")
 
 
-_Law = TypeVar("_Law")
+def _check_trace(s: LoadSettings, trace: TraceFile) -> None:
+    if s.concurrency is not None:
+        raise InvalidSettingError("a trace is replayed in open loop, not with a number of queries in flight")
+    if sorted(m.name for m in s.models) != sorted(trace.queries.models):
+        raise InvalidSettingError(f"the models of {trace.path} are {', '.join(trace.queries.models)}")
+    for m in s.models:
+        if m.weight != 1.0:
+            raise InvalidSettingError(
+                f"the shares of the models are those of {trace.path}: leave out the weight of {m.name}"
+            )
 
 
-def _law(parse: Callable[[str], _Law], spec: str) -> _Law:
+def _arrivals(spec: str) -> ArrivalLaw:
     try:
-        return parse(spec)
+        return parse_arrivals(spec)
     except ValueError as error:
         raise InvalidSettingError(str(error)) from error
 

@@ -11,15 +11,21 @@ from numpy.typing import NDArray
 from deeprecsys.errors import InvalidSettingError, UnavailableError
 from deeprecsys.v1 import rank_pb2
 from scheduler.measure import Sla
-from scheduler.workload import I32Array, Schedule, draw_schedule, parse_arrivals, parse_ids, parse_sizes
+from scheduler.sizes import I32Array
+from scheduler.workload import Schedule, draw_schedule
 from services.loadgen.driver import Plan
+from services.loadgen.recorded_requests import NOTHING_RECORDED, recorded_requests
 from services.loadgen.request_pool import RequestPool, build_pool, largest_size
-from services.loadgen.settings import LoadSettings, ModelShare
+from services.loadgen.settings import Laws, LoadSettings, ModelShare
+from services.loadgen.trace_file import TraceFile
 
 
 @dataclass(frozen=True, eq=False)
 class Lane:
-    """One model of a run: what the server says of it, its target, its part of the rate and its requests."""
+    """One model of a run: what the server says of it, its target, its part of the rate, its laws and its requests.
+
+    ``request_of``: int32, for each file of inputs of a trace its recorded request in the pool, or -1.
+    """
 
     index: int
     share: ModelShare
@@ -27,7 +33,9 @@ class Lane:
     sla: Sla
     part: float
     max_size: int
+    laws: Laws
     pool: RequestPool
+    request_of: I32Array
 
 
 def make_lane(settings: LoadSettings, index: int, model: rank_pb2.Model, pool_queries: int | None) -> Lane:
@@ -40,19 +48,34 @@ def make_lane(settings: LoadSettings, index: int, model: rank_pb2.Model, pool_qu
         raise UnavailableError(
             f"{share.name} is not ready: {model.unready_reason or 'the server gives no reason'}"
         )
-    part = share.weight / sum(m.weight for m in settings.models)
+    part = settings.part(index)
+    laws = settings.read_laws()
     max_size = largest_size(model, settings.users)
-    sizes = _schedule(settings, index, settings.qps * part, max_size, count=pool_queries).size
+    budget_bytes = settings.pool_bytes // len(settings.models)
+    if settings.trace is None:
+        recorded = NOTHING_RECORDED
+        sizes = _drawn(settings, laws, index, settings.qps * part, max_size, count=pool_queries).size
+    else:
+        recorded = recorded_requests(
+            settings.trace, model, version=share.version, max_size=max_size, budget_bytes=budget_bytes
+        )
+        sizes = _sizes_to_draw(settings.trace, share.name, max_size)
     pool = build_pool(
         model,
         sizes,
         seed=[settings.seed, index, 1],
-        ids=parse_ids(settings.ids),
+        ids=laws.ids,
         users=settings.users,
-        budget_bytes=settings.pool_bytes // len(settings.models),
+        budget_bytes=budget_bytes - sum(map(len, recorded.payloads)),
         version=share.version,
-    )
-    return Lane(index, share, model, _sla(settings, model), part, max_size, pool)
+    ).with_recorded(recorded.payloads, recorded.size)
+    return Lane(index, share, model, _sla(settings, model), part, max_size, laws, pool, recorded.request_of)
+
+
+def _sizes_to_draw(trace: TraceFile, model: str, max_size: int) -> I32Array:
+    """Return the sizes of the queries whose inputs were not recorded."""
+    rows = trace.queries.rows(model)
+    return np.minimum(trace.queries.size[rows[trace.inputs_of[rows] < 0]], np.int32(max_size))
 
 
 def _sla(settings: LoadSettings, model: rank_pb2.Model) -> Sla:
@@ -63,20 +86,36 @@ def _sla(settings: LoadSettings, model: rank_pb2.Model) -> Sla:
     return Sla(percentile, seconds)
 
 
-def _schedule(
-    settings: LoadSettings, index: int, qps: float, max_size: int, *, count: int | None = None
+def _drawn(
+    settings: LoadSettings, laws: Laws, index: int, qps: float, max_size: int, *, count: int | None = None
 ) -> Schedule:
     """Draw a model's queries: ``count`` of them, or those of warm-up and measured window."""
     duration_s = None if count is not None else settings.warmup_s + settings.duration_s
-    return draw_schedule(
-        [settings.seed, index],
-        parse_arrivals(settings.arrivals),
-        parse_sizes(settings.sizes),
-        qps,
-        duration_s=duration_s,
-        count=count,
-        max_size=max_size,
-    )
+    seed = [settings.seed, index]
+    try:
+        return draw_schedule(
+            seed, laws.arrivals, laws.sizes, qps, duration_s=duration_s, count=count, max_size=max_size
+        )
+    except ValueError as error:
+        raise InvalidSettingError(str(error)) from error
+
+
+def _queries(
+    settings: LoadSettings, lane: Lane, qps: float, count: int | None
+) -> tuple[Schedule, NDArray[np.int64]]:
+    """Return a model's queries when all models together have ``qps``, and the index of each one's request."""
+    if settings.trace is None:
+        its = None if count is None else max(1, round(count * lane.part))
+        schedule = _drawn(settings, lane.laws, lane.index, qps * lane.part, lane.max_size, count=its)
+        return schedule, lane.pool.assign(schedule.size)
+    duration_s = settings.warmup_s + settings.duration_s
+    try:
+        schedule, row = settings.trace.queries.replay(lane.share.name, qps, duration_s, lane.max_size)
+    except ValueError as error:
+        raise InvalidSettingError(str(error)) from error
+    # The entry at the end is for those at -1, whose inputs are drawn.
+    recorded = np.append(lane.request_of, np.int32(-1))[settings.trace.inputs_of[row]]
+    return schedule, lane.pool.assign(schedule.size, recorded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,17 +135,15 @@ def draw_traffic(
     *,
     count: int | None = None,
 ) -> Traffic:
-    """Draw every model's schedule, give each query a request of its size, and merge them by arrival.
+    """Draw or replay every model's queries, give each a request of its size or its own, and merge them by arrival.
 
-    payloads: all requests, lane by lane. count: how many queries; those of the settings when None.
+    payloads: all requests, lane by lane. count: how many queries, those of the settings when None; a trace has its own.
     """
     count = settings.count if count is None else count
     arrival_s, request, lane_of, size = [], [], [], []
     offset = 0
     for lane in lanes:
-        its = None if count is None else max(1, round(count * lane.part))
-        schedule = _schedule(settings, lane.index, qps * lane.part, lane.max_size, count=its)
-        chosen = lane.pool.assign(schedule.size)
+        schedule, chosen = _queries(settings, lane, qps, count)
         arrival_s.append(schedule.arrival_s)
         request.append(chosen + offset)
         lane_of.append(np.full(len(schedule), lane.index))

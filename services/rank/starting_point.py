@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from scheduler.plan import OperatingPoint, Plan
+from scheduler.sizes import PRODUCTION_MAX_SIZE
 from scheduler.tune import static_point
-from scheduler.workload import PRODUCTION_MAX_SIZE
 from services.rank.learnt_points import LearntPoints
 from services.rank.model import ModelSpec
 from services.rank.settings import ServeSettings

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from scheduler.arrivals import POISSON, parse_arrivals
 from scheduler.batching import Batcher
 from scheduler.controller import Controller, Decision, Why
 from scheduler.latency import LinearFit
@@ -19,7 +20,8 @@ from scheduler.planner import Machine, Outlook, Question, forecast
 from scheduler.query import Batch, Query, Slice
 from scheduler.service_law import Draw, ServiceLaw, linear
 from scheduler.simulator import Node, Simulated, simulate
-from scheduler.workload import POISSON, SizeLaw, draw_schedule, parse_arrivals, parse_sizes
+from scheduler.sizes import SizeLaw, parse_sizes
+from scheduler.workload import draw_schedule
 
 PRODUCTION = parse_sizes("production")
 MEAN_SIZE = float(PRODUCTION.draw(np.random.default_rng(0), 20_000).mean())

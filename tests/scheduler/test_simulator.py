@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from scheduler.arrivals import POISSON
 from scheduler.attempt import CPU_MARGIN, MARGIN_S, TIME_MARGIN
 from scheduler.latency import BackendProfile, LatencyCurve, LatencyPoint
 from scheduler.measure import Sla, feasible, max_qps
 from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.service_law import Draw, linear, measured
 from scheduler.simulator import Node, Simulated, simulate, simulated_load
-from scheduler.workload import POISSON, Schedule, draw_schedule, parse_sizes
+from scheduler.sizes import parse_sizes
+from scheduler.workload import Schedule, draw_schedule
 
 
 def drawn(sampler: Callable[[Generator, int], np.ndarray]) -> Callable[[Generator], Draw]:

@@ -10,8 +10,8 @@ from scheduler.measure import Measure, Measurement, Sla
 from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.service_law import linear
 from scheduler.simulator import Node, simulated_load
+from scheduler.sizes import parse_sizes
 from scheduler.tune import BATCH_SIZES, THRESHOLDS, Tried, exhaustive, hill_climb, static_point
-from scheduler.workload import parse_sizes
 
 SLA = Sla(95, 0.1)
 

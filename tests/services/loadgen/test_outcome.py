@@ -36,8 +36,18 @@ def finished(
         cut_short=cut_short,
     )
     one = np.zeros(1, dtype=np.int64)
-    pool = RequestPool((b"x",), np.ones(1, dtype=np.int32), np.ones(1, dtype=np.int32), one, 1)
-    lane = Lane(0, ModelShare("tiny"), model_message(), Sla(95.0, sla_s), 1.0, 1000, pool)
+    pool = RequestPool((b"x",), np.ones(1, dtype=np.int32), np.ones(1, dtype=np.int32), one, 1, 1, None)
+    lane = Lane(
+        0,
+        ModelShare("tiny"),
+        model_message(),
+        Sla(95.0, sla_s),
+        1.0,
+        1000,
+        SETTINGS.read_laws(),
+        pool,
+        np.zeros(0, np.int32),
+    )
     traffic = Traffic(
         Plan(arrival_s, np.zeros(1100, dtype=np.int64), (b"x",)),
         np.zeros(1100, dtype=np.int64),

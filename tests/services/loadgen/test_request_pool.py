@@ -4,7 +4,9 @@ import pytest
 from deeprecsys.errors import InvalidSettingError
 from deeprecsys.tensors import to_array
 from deeprecsys.v1 import rank_pb2
-from scheduler.workload import parse_ids, parse_sizes
+from scheduler.ids import parse_ids, reuse
+from scheduler.reuse import ReuseProfile, ReuseStream
+from scheduler.sizes import parse_sizes
 from services.loadgen.request_pool import MAX_STRATA, build_pool, largest_size, request_bytes
 
 UNIFORM = parse_ids("uniform")
@@ -136,3 +138,39 @@ def test_the_largest_size_follows_the_limits_on_candidates_and_bytes():
 
 def test_pools_of_one_seed_are_equal_and_of_two_seeds_are_not():
     assert pool([5, 6]).payloads == pool([5, 6]).payloads != pool([5, 6], seed=(1,)).payloads
+
+
+def test_requests_are_drawn_in_the_order_in_which_they_are_first_sent():
+    # One look-up a candidate, each new: the rows tell the order of drawing.
+    spec = rank_pb2.Input(name="ids", data_type=rank_pb2.DATA_TYPE_INT32, shape=[-1], id_rows=[1000])
+    law = reuse(ReuseProfile(np.array([1]), np.array([0.0]), 1.0))
+    sizes = np.array([3, 1, 2, 1], dtype=np.int32)
+    built = pool(sizes, message(spec), ids=law)
+    sent = [arrays(built.payloads[k])["ids"] for k in built.assign(sizes)]
+    drawn = ReuseStream(ReuseProfile(np.array([1]), np.array([0.0]), 1.0), 1000)
+    assert np.concatenate(sent).tolist() == drawn.draw(np.random.default_rng(0), 7, np.int32).tolist()
+
+
+def test_a_pool_built_from_strata_has_no_request_that_was_never_drawn():
+    built = pool(parse_sizes("production").draw(np.random.default_rng(1), 30_000), budget_bytes=1 << 20)
+    for payload, size in zip(built.payloads, built.size, strict=True):
+        assert arrays(payload)["ids"].shape[0] == size
+
+
+def test_recorded_requests_are_those_of_their_queries_and_the_others_take_their_turns():
+    built = pool([5, 5, 8]).with_recorded((b"one", b"two"), np.array([5, 9], dtype=np.int32))
+    assert built.drawn == 3
+    recorded = np.array([-1, 1, 0, -1, -1, 1], dtype=np.int32)
+    chosen = built.assign(np.array([5, 9, 5, 8, 5, 9], dtype=np.int32), recorded)
+    assert chosen.tolist() == [0, 4, 3, 2, 1, 4]
+    assert built.size[chosen].tolist() == [5, 9, 5, 8, 5, 9]
+    only = pool([]).with_recorded((b"one",), np.array([5], dtype=np.int32))
+    assert only.assign(np.array([5, 5], dtype=np.int32), np.zeros(2, np.int32)).tolist() == [0, 0]
+
+
+def test_a_pool_reports_the_locality_of_its_law():
+    skewed, even = (pool([500] * 4, ids=parse_ids(law)).locality for law in ("zipf:1.2", "uniform"))
+    assert skewed.look_ups == even.look_ups == 4 * 500 * 6
+    assert skewed.top_percent_share > 3 * even.top_percent_share
+    assert skewed.mean_reuse_distance < even.mean_reuse_distance
+    assert pool([5], message(DENSE)).locality is None

@@ -10,9 +10,11 @@ from deeprecsys.errors import (
     ModelNotFoundError,
     UnavailableError,
 )
+from deeprecsys.tensors import to_array
 from services.loadgen.run import find_max, run_load, sweep
 from services.loadgen.session import open_session
 from services.loadgen.settings import LoadSettings, ModelShare
+from services.loadgen.trace_file import read_trace
 
 
 def settings(stand_in, **changes) -> LoadSettings:
@@ -80,6 +82,64 @@ async def test_sizes_above_what_a_model_takes_are_cut_to_it(stand_in):
     result = await drive(settings(stand_in, sizes="fixed:9"))
     assert set(result.models[0].samples.size.tolist()) == {5}
     assert result.models[0].pool.max_size == 5
+
+
+def trace_of(tmp_path, rows):
+    path = tmp_path / "trace.csv"
+    path.write_text("time,model,size,inputs\n" + "".join(f"{row}\n" for row in rows))
+    return read_trace(path)
+
+
+def replayed(stand_in, trace, **changes) -> LoadSettings:
+    models = tuple(ModelShare(name) for name in trace.queries.models)
+    return settings(stand_in, **{"models": models, "trace": trace, "warmup_s": 0.0, **changes})
+
+
+async def test_a_trace_is_replayed_with_its_times_models_and_sizes(stand_in, tmp_path):
+    rows = [f"{k},{'other' if k % 4 == 3 else 'tiny'},{2 + k}," for k in range(20)]
+    trace = trace_of(tmp_path, rows)
+    result = await drive(replayed(stand_in, trace, qps=100.0, duration_s=0.2))
+
+    other, tiny = result.models
+    assert tiny.samples.scheduled_s == pytest.approx([k / 100 for k in range(20) if k % 4 != 3])
+    assert tiny.samples.size.tolist() == [2 + k for k in range(20) if k % 4 != 3]
+    assert (other.model, other.measurement.count, other.qps) == ("other", 5, pytest.approx(25.0))
+    assert result.as_dict()["settings"]["trace"]["models"] == {"other": 0.25, "tiny": 0.75}
+    json.dumps(result.as_dict(), allow_nan=False)
+
+
+async def test_recorded_inputs_are_sent_for_their_queries_and_others_are_drawn(stand_in, tmp_path):
+    arrays = {"dense": np.full((1, 4), 0.5, np.float32), "ids": np.full((3, 2, 3), 6, np.int32)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    trace = trace_of(tmp_path, ["0,tiny,3,x.npz", "1,tiny,2,", "2,tiny,3,x.npz"])
+    await drive(replayed(stand_in, trace, qps=300.0, duration_s=0.01))
+
+    sent = [{t.name: to_array(t) for t in r.inputs} for r in stand_in.requests[1:]]
+    assert [len(inputs["ids"]) for inputs in sent] == [3, 2, 3]
+    assert (sent[0]["ids"] == 6).all()
+    assert sent[0]["ids"].tobytes() == sent[2]["ids"].tobytes()
+    assert sent[1]["dense"].shape == (2, 4)
+
+
+async def test_a_trace_whose_inputs_were_all_recorded_draws_none(stand_in, tmp_path):
+    np.savez(tmp_path / "x.npz", dense=np.zeros((3, 4), np.float32), ids=np.zeros((3, 2, 3), np.int32))
+    trace = trace_of(tmp_path, ["0,tiny,3,x.npz", "1,tiny,3,x.npz"])
+    (tiny,) = (await drive(replayed(stand_in, trace, qps=100.0, duration_s=0.02))).models
+    assert tiny.codes == {"OK": 2}
+    assert tiny.pool.requests == 1
+    assert tiny.pool.locality is None
+
+
+def test_a_trace_leaves_no_room_for_weights_other_models_or_a_closed_loop(tmp_path):
+    trace = trace_of(tmp_path, ["0,a,3,", "1,b,3,"])
+    both = (ModelShare("a"), ModelShare("b"))
+    for changes, message in (
+        ({"models": both[:1]}, "the models of .* are a, b"),
+        ({"models": (ModelShare("a", 2.0), both[1])}, "leave out the weight of a"),
+        ({"models": both, "concurrency": 1, "count": 5}, "in open loop"),
+    ):
+        with pytest.raises(InvalidSettingError, match=message):
+            LoadSettings("127.0.0.1:1", trace=trace, **changes)
 
 
 async def test_a_closed_loop_keeps_its_number_of_queries_in_flight(stand_in):
@@ -158,6 +218,10 @@ async def test_a_server_that_answers_something_else_is_found_before_the_run(stan
         {"warmup_s": -1.0},
         {"sizes": "zeta"},
         {"arrivals": "poison"},
+        {"arrivals": "bursty:8,1.5,1"},
+        {"arrivals": "step:0,1e9"},
+        {"sizes": "empirical:/nowhere"},
+        {"ids": "reuse:/nowhere"},
         {"ids": "zipf:0"},
         {"users": "both"},
         {"deadline_s": 0.0},
@@ -170,6 +234,8 @@ async def test_a_server_that_answers_something_else_is_found_before_the_run(stan
         {"models": ()},
         {"models": (ModelShare("a", 0.0),)},
         {"models": (ModelShare("a", float("nan")),)},
+        {"models": (ModelShare("a", float("inf")),)},
+        {"models": (ModelShare("", 1.0),)},
         {"models": (ModelShare("a"), ModelShare("a"))},
         {"target": ""},
     ],

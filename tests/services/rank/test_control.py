@@ -18,7 +18,7 @@ from deeprecsys.errors import InvalidQueryError, ModelNotFoundError
 from deeprecsys.status import to_error
 from deeprecsys.v1 import control_pb2, control_pb2_grpc
 from scheduler.plan import OperatingPoint
-from scheduler.workload import PRODUCTION_MAX_SIZE
+from scheduler.sizes import PRODUCTION_MAX_SIZE
 from services.rank.learnt_points import FILE, LearntPoints
 from tests.services.rank.test_dispatcher import SPEC
 
