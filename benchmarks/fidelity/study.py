@@ -16,6 +16,7 @@ from benchmarks.live.search import capacity, held, probe
 from benchmarks.live.served import linked, served
 from benchmarks.live.throughput import LIKELY_SHARE, SIZES, lone, targets_ms, tuned_offline
 from benchmarks.serving_cost import Child, child
+from scheduler.arrivals import POISSON
 from scheduler.controller import Controller
 from scheduler.first_plan import untuned_plan
 from scheduler.latency import LatencyProfile
@@ -23,8 +24,9 @@ from scheduler.measure import Measurement, Sla, max_qps, summarise
 from scheduler.plan import POLICIES, OperatingPoint, Plan
 from scheduler.service_law import measured
 from scheduler.simulator import Node, simulate
+from scheduler.sizes import PRODUCTION_MAX_SIZE, parse_sizes
 from scheduler.tune import static_point
-from scheduler.workload import POISSON, PRODUCTION_MAX_SIZE, draw_schedule, parse_sizes
+from scheduler.workload import draw_schedule
 from services.cores import usable_cores
 from services.loadgen.run import run_load
 

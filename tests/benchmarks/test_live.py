@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.live import throughput
 from benchmarks.live.findings import Findings, OutOfTimeError
-from benchmarks.live.served import _linked
 from benchmarks.live.windows import settled_after, share_inside, tails
 from services.loadgen.result import Samples
 
@@ -84,10 +83,12 @@ def test_a_row_is_the_median_over_seeds_and_names_an_infeasible_target(tmp_path:
     assert models == 0
 
 
-def test_a_linked_model_differs_in_its_target_only(tmp_path: Path) -> None:
-    model = Path(__file__).parents[2] / "model_repository" / "wnd"
-    _linked(model, tmp_path / "wnd", 12.5)
-    theirs, ours = (p.joinpath("config.pbtxt").read_text().splitlines() for p in (model, tmp_path / "wnd"))
+def test_a_linked_model_differs_in_its_target_only() -> None:
+    repository = Path(__file__).parents[2] / "model_repository"
+    with linked(repository, {"wnd": 12.5}) as folder:
+        theirs, ours = (
+            (path / "wnd" / "config.pbtxt").read_text().splitlines() for path in (repository, folder)
+        )
     changed = [(a.strip(), b.strip()) for a, b in zip(theirs, ours, strict=True) if a != b]
     assert changed == [('string_value: "25"', 'string_value: "12.5"')]
 
