@@ -119,13 +119,15 @@ def simulate(
     for name, plan in plans.items():
         batcher.set_plan(name, plan)
     run = _Run(node, batcher, len(arrival_s), seed, controller)
+    heap = run.heap
     enter_s = _through_front_end(arrival_s, node.front_end_s).tolist()
     models = [model] * len(arrival_s) if isinstance(model, str) else model
     expires_s = [math.inf] * len(arrival_s) if deadline_s is None else deadline_s.tolist()
     for index, (name, n, arrived, entered, expires) in enumerate(
         zip(models, size.tolist(), arrival_s.tolist(), enter_s, expires_s, strict=True)
     ):
-        run.until(entered)
+        if heap and heap[0][0] <= entered:
+            run.until(entered)
         run.arrive(Query(name, n, arrived, expires, index), entered)
     run.until(math.inf)
     return Simulated(run.latency_s, run.offloaded, run.batches, run.busy_s, tuple(run.decisions))
@@ -238,7 +240,8 @@ class _Run:
                 if self.controller is not None and not failed:
                     self.controller.observe_batch(what, now - what.started_s)
                 done = self.batcher.fail(worker, now) if failed else self.batcher.finish(worker, now)
-                self.follow(done, now)
+                if done:
+                    self.follow(done, now)
             elif worker == _DEVICE:
                 self.accelerator_done(what, now, failed)
             elif what.payload in self.tried:
