@@ -77,7 +77,7 @@ class LatencySketch:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able data that ``from_dict`` reads back: how many values each bucket has."""
-        bins = {self._bins.offset + k: int(weight) for k, weight in enumerate(self._bins.bins) if weight}
+        bins = {str(self._bins.offset + k): int(weight) for k, weight in enumerate(self._bins.bins) if weight}
         return {"failed": self.failed, "bins": bins}
 
     @classmethod

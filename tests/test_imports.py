@@ -23,6 +23,8 @@ FORBIDDEN = {
         "tritonclient",
         "prometheus_client",
         "torch",
+        "pydantic",
+        "ray",
     },
     "deeprecsys": {"services", "scheduler", "onnxruntime", "tritonclient", "torch"},
     "services/rank": {
@@ -35,7 +37,18 @@ FORBIDDEN = {
     },
     "services/loadgen": {"services.rank", "services.models", "services.cli", "torch", "onnx", "onnxruntime"},
     "services/models": {"services.rank", "services.loadgen", "services.cli", "grpc"},
+<<<<<<< HEAD
     "services/characterise": {"services.loadgen", "services.models", "services.cli", "torch", "grpc"},
+=======
+    "services/fleet": {
+        "services.rank",
+        "services.loadgen",
+        "services.models",
+        "services.cli",
+        "grpc",
+        "onnxruntime",
+    },
+>>>>>>> 569085e (Fleet files, sweeps and kinds are tested; how fast the simulator is)
     "services/cli": {"torch", "onnx", "onnxruntime"},
     "services/triton_server": {
         "services.rank",
@@ -48,6 +61,8 @@ FORBIDDEN = {
     },
 }
 ONLY_HERE = {
+    "ddsketch": ("scheduler/sketch.py",),
+    "ray": ("services/fleet/on_ray.py",),
     "torch": ("services/models/",),
     "mlperf_loadgen": ("services/loadgen/mlperf_process.py",),
     "onnxruntime": (

@@ -82,13 +82,7 @@ def run_sweep(
     for index, row in runner([(cases[k], seed) for k in wanted]):
         key = keys[wanted[index]]
         found[key] = row
-        try:
-            with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "row": row}) + "\n")
-        except OSError as error:
-            raise RepositoryError(
-                f"cannot write {state}: {error.strerror}; choose another with --state"
-            ) from error
+        _keep(state, key, row)
         done += 1
         progress(done, len(cases))
     return [found[key] for key in keys]
@@ -98,6 +92,26 @@ def one_after_the_other(jobs: Sequence[tuple[Case, int]]) -> Iterator[tuple[int,
     """Run the jobs in this process."""
     for index, (case, seed) in enumerate(jobs):
         yield index, run_case(case, seed)
+
+
+def _keep(state: Path, key: str, row: Row) -> None:
+    try:
+        with state.open("a", encoding="utf-8") as file:
+            # What a killed sweep was writing has no end; it must not swallow this row.
+            end = "\n" if _cut_off(state) else ""
+            file.write(f"{end}{json.dumps({'key': key, 'row': row})}\n")
+    except OSError as error:
+        raise RepositoryError(
+            f"cannot write {state}: {error.strerror}; choose another with --state"
+        ) from error
+
+
+def _cut_off(state: Path) -> bool:
+    with state.open("rb") as file:
+        if not file.seek(0, 2):
+            return False
+        file.seek(-1, 2)
+        return file.read() != b"\n"
 
 
 def _finished(state: Path) -> dict[str, Row]:
