@@ -37,9 +37,7 @@ FORBIDDEN = {
     },
     "services/loadgen": {"services.rank", "services.models", "services.cli", "torch", "onnx", "onnxruntime"},
     "services/models": {"services.rank", "services.loadgen", "services.cli", "grpc"},
-<<<<<<< HEAD
     "services/characterise": {"services.loadgen", "services.models", "services.cli", "torch", "grpc"},
-=======
     "services/fleet": {
         "services.rank",
         "services.loadgen",
@@ -48,7 +46,6 @@ FORBIDDEN = {
         "grpc",
         "onnxruntime",
     },
->>>>>>> 569085e (Fleet files, sweeps and kinds are tested; how fast the simulator is)
     "services/cli": {"torch", "onnx", "onnxruntime"},
     "services/triton_server": {
         "services.rank",

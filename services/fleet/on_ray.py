@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,7 @@ def on_ray(address: str) -> Runner:
     def run(jobs: Sequence[tuple[Case, int]]) -> Iterator[tuple[int, Row]]:
         import ray  # noqa: PLC0415 - an extra
 
+        _require_listening(address)
         environment = {"py_modules": list(PACKAGES)}
         try:
             ray.init(address=address, runtime_env=environment, log_to_driver=False, configure_logging=False)
@@ -40,6 +42,17 @@ def on_ray(address: str) -> Runner:
             ray.shutdown()
 
     return run
+
+
+def _require_listening(address: str) -> None:
+    """Raise UnavailableError where nothing listens: Ray itself tries for minutes, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise UnavailableError(f"no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _map(ray: Any, jobs: Sequence[tuple[Case, int]]) -> Iterator[tuple[int, Row]]:
