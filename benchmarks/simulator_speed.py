@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.simulated_case import DATA, RESULTS, load_profile
+from scheduler.arrivals import POISSON
 from scheduler.controller import Controller
 from scheduler.first_plan import untuned_plan
 from scheduler.fleet import simulate_fleet
@@ -26,7 +27,8 @@ from scheduler.plan import POLICIES, OperatingPoint
 from scheduler.routers import ROUTERS
 from scheduler.service_law import measured
 from scheduler.simulator import Node, simulate
-from scheduler.workload import POISSON, draw_schedule, parse_sizes
+from scheduler.sizes import parse_sizes
+from scheduler.workload import draw_schedule
 from services.fleet.kinds import machine, read_kinds
 
 RESULT = RESULTS / "simulator_speed.json"

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from scheduler.fleet_spec import FleetSpec, Traffic, Trouble
-from scheduler.workload import parse_sizes
+from scheduler.sizes import parse_sizes
 
 F64Array = NDArray[np.float64]
 

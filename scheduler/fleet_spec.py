@@ -16,7 +16,8 @@ import numpy as np
 from scheduler.latency import BackendProfile
 from scheduler.measure import Sla
 from scheduler.plan import OperatingPoint
-from scheduler.workload import RateCurve, parse_sizes
+from scheduler.rate_curve import RateCurve
+from scheduler.sizes import parse_sizes
 
 
 class Origin(StrEnum):

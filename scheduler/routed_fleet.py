@@ -21,7 +21,7 @@ from scheduler.plan import Plan, Policy
 from scheduler.query import Batch, Query
 from scheduler.routers import ROUTERS, Pool, split_by_size
 from scheduler.simulator import Decided, Node, NodeRun, Steering
-from scheduler.workload import parse_sizes
+from scheduler.sizes import parse_sizes
 
 
 class Makes(Protocol):

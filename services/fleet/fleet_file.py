@@ -18,7 +18,8 @@ from scheduler.first_plan import first_plan
 from scheduler.fleet_spec import Event, FleetSpec, Group, MachineKind, Traffic, Trouble, rolling_restart
 from scheduler.measure import Sla
 from scheduler.plan import OperatingPoint
-from scheduler.workload import PRODUCTION_MAX_SIZE, RateCurve, diurnal, parse_sizes
+from scheduler.rate_curve import RateCurve, diurnal
+from scheduler.sizes import PRODUCTION_MAX_SIZE, parse_sizes
 from services.fleet.kinds import Kind, machine, one_line, read_kinds
 
 HOUR_S = 3600.0

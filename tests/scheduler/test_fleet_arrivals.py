@@ -9,7 +9,7 @@ import pytest
 from scheduler.fleet_arrivals import Life, Steps, draw, lives, there
 from scheduler.fleet_spec import Event, Traffic, Trouble, rolling_restart
 from scheduler.measure import Sla
-from scheduler.workload import RateCurve, diurnal
+from scheduler.rate_curve import RateCurve, diurnal
 from tests.scheduler.fleets import group, kind, spec
 
 FAILED, DRAINED, SLOW = Trouble.FAILED, Trouble.DRAINED, Trouble.SLOW
