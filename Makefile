@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo serve triton test test-fast check format protos bench clean
+.PHONY: help setup demo serve triton ray test test-fast check format protos bench clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -31,6 +31,10 @@ triton: $(READY)  ## install a real Triton server into .triton (Linux on x86-64)
 test: $(READY)  ## the whole test suite
 	-$(BIN)/python -m services.triton_server.install
 	$(BIN)/python -m pytest
+
+ray: $(READY)  ## install Ray, run a sweep on a real local cluster of several nodes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest tests/ray
 
 test-fast: $(READY)  ## the tests without the slow ones, under a minute
 	$(BIN)/python -m pytest -m 'not slow'
@@ -68,6 +72,7 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.throughput_bound
 	$(BIN)/python -m benchmarks.tuner_quality
+	$(BIN)/python -m benchmarks.simulator_speed
 
 clean:  ## remove what was built, the exported models included
 	rm -rf $(VENV) .triton model_repository/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -195,7 +195,7 @@ class Batcher:
             query.dropped = True
             return [Drop(query, DropReason.QUEUE_FULL)]
         self._enqueue(lane, query)
-        return self._feed_idle(now) if self._idle else []
+        return self._feed_idle(now, []) if self._idle else []
 
     def finish(self, worker: int, now: float) -> list[Instruction]:
         """Note that the worker's batch has been scored, and give the worker its next one."""
@@ -204,7 +204,8 @@ class Batcher:
             query.scored += stop - start
             if query.scored == query.size and not query.dropped:
                 instructions.append(Complete(query))
-        instructions += self._feed_idle(now)
+        if self._backlogged or self._alone:
+            self._feed_idle(now, instructions)
         return instructions
 
     def fail(self, worker: int, now: float) -> list[Instruction]:
@@ -218,7 +219,7 @@ class Batcher:
             if not query.dropped:
                 self._forget(query)
                 instructions.append(Drop(query, DropReason.FAILED))
-        instructions += self._feed_idle(now)
+        self._feed_idle(now, instructions)
         return instructions
 
     def offload_finished(self, query: Query) -> list[Instruction]:
@@ -247,7 +248,7 @@ class Batcher:
             return [Drop(query, DropReason.FAILED if lane is None else DropReason.EXPIRED)]
         query.plan = lane.plan
         self._enqueue(lane, query)
-        return self._feed_idle(now) if self._idle else []
+        return self._feed_idle(now, []) if self._idle else []
 
     def cancel(self, query: Query) -> None:
         """Give a query up: what is not running will never run. Harmless for one that has ended or never arrived."""
@@ -281,7 +282,8 @@ class Batcher:
             return query.arrival_s
         plan = query.plan
         assert plan is not None
-        return query.due_s + query.overtaking * plan.run_s(query.size - query.handed)
+        remaining = query.size - query.handed
+        return query.due_s + query.overtaking * (plan.fixed_s + plan.per_candidate_s * remaining)
 
     def _forget(self, query: Query) -> None:
         query.dropped = True
@@ -316,8 +318,8 @@ class Batcher:
             lane.used_s += now - batch.started_s - batch.charged_s
         return batch
 
-    def _feed_idle(self, now: float) -> list[Instruction]:
-        instructions: list[Instruction] = []
+    def _feed_idle(self, now: float, instructions: list[Instruction]) -> list[Instruction]:
+        """Give the idle workers batches; what comes of it is added to the instructions."""
         while self._idle:
             batch = self._next_batch(now, instructions)
             if batch is None:
@@ -338,7 +340,11 @@ class Batcher:
                 query.batches += 1
                 return self._charged(self._lanes[query.model], [part], part.stop - part.start, now)
         while self._backlogged:
-            lane = self._choose_lane(now, instructions)
+            if len(self._backlogged) == 1:
+                (lane,) = self._backlogged.values()
+                self._fair_s = max(self._fair_s, lane.used_s)
+            else:
+                lane = self._choose_lane(now, instructions)
             slices, size = self._fill(lane, now, instructions)
             if size:
                 return self._charged(lane, slices, size, now)
@@ -354,7 +360,15 @@ class Batcher:
         slices: list[Slice] = []
         size = room = 0
         plan: Plan | None = None
-        while (query := self._head(lane, now, instructions)) is not None:
+        shares = self.policy.coalesce and not lane.plan.whole
+        heap = lane.heap
+        while heap:
+            query: Query | None = heap[0][2]
+            assert query is not None
+            if query.dropped or query.expires_s <= now:
+                query = self._head(lane, now, instructions)
+                if query is None:
+                    break
             if plan is None:
                 room = self._room(lane, query, now)
             elif query.plan is not plan:
@@ -363,31 +377,33 @@ class Batcher:
             plan = query.plan
             if room <= 0:
                 break
-            part = self._hand(lane, query, room, now)
-            slices.append(part)
-            size += part.stop - part.start
-            room -= part.stop - part.start
-            if room <= 0 or not self.policy.coalesce or lane.plan.whole:
+            start = query.handed
+            stop = self._hand(lane, query, room, now)
+            slices.append(Slice(query, start, stop))
+            size += stop - start
+            room -= stop - start
+            if room <= 0 or not shares:
                 break
         return slices, size
 
-    def _hand(self, lane: _Lane, query: Query, room: int, now: float) -> Slice:
-        """Take up to ``room`` candidates of the lane's first query."""
-        start = query.handed
-        take = min(query.size - start, room)
-        query.handed = stop = start + take
+    def _hand(self, lane: _Lane, query: Query, room: int, now: float) -> int:
+        """Take up to ``room`` candidates of the lane's first query; return where they stop."""
+        start, size = query.handed, query.size
+        stop = start + room
+        stop = min(stop, size)
+        query.handed = stop
         query.batches += 1
         if start == 0:
             query.started_s = now
-        lane.waiting -= take
-        if stop == query.size:
+        lane.waiting -= stop - start
+        if stop == size:
             heapq.heappop(lane.heap)
             if not lane.waiting:
                 self._retire(lane)
         elif self.policy.overtaking is not None:
             # Less remains, so the key falls: the root stays the root.
             lane.heap[0] = (self._key(query), lane.heap[0][1], query)
-        return Slice(query, start, stop)
+        return stop
 
     def _head(self, lane: _Lane, now: float, instructions: list[Instruction]) -> Query | None:
         """Return the first live query of the lane; drop the expired ones met on the way."""
@@ -413,8 +429,12 @@ class Batcher:
             return limit
         remaining = query.size - query.handed
         if self.policy.cut:
-            limit = min(limit, self._chunk(lane, query, remaining, limit))
-        return min(limit, max(remaining, plan.merge_up_to)) if self.policy.coalesce else limit
+            chunk = self._chunk(lane, query, remaining, limit)
+            limit = min(limit, chunk)
+        if self.policy.coalesce:
+            most = remaining if remaining > plan.merge_up_to else plan.merge_up_to
+            limit = min(limit, most)
+        return limit
 
     def _limit(self, lane: _Lane, query: Query, now: float) -> int:
         """Return the most candidates of a batch that this query is in."""
@@ -424,7 +444,7 @@ class Batcher:
             return query.size
         if now >= self._recheck_traffic_s:
             self._cap_batches(now)
-        return max(1, min(plan.point.batch_size, plan.largest_batch, lane.batch_cap))
+        return plan.most if plan.most < lane.batch_cap else lane.batch_cap
 
     def _chunk(self, lane: _Lane, query: Query, remaining: int, limit: int) -> int:
         """Return the most candidates that one worker takes, so that all workers finish together.
@@ -440,7 +460,7 @@ class Batcher:
             rounds = -(-remaining // (limit * idle))
             query.cut = max(-(-remaining // (rounds * idle)), min(plan.smallest_cut, limit))
             return query.cut
-        return query.cut or max(-(-lane.waiting // len(self._running)), plan.merge_up_to, plan.smallest_cut)
+        return query.cut or max(-(-lane.waiting // len(self._running)), plan.least_taken)
 
     def _cap_batches(self, now: float) -> None:
         """With several models in traffic no batch may run longer than half the tightest SLA among them."""
@@ -465,9 +485,6 @@ class Batcher:
         is late for ever; without this rule its lateness would win every comparison and break the others.
         """
         lanes = list(self._backlogged.values())
-        if len(lanes) == 1:
-            self._fair_s = max(self._fair_s, lanes[0].used_s)
-            return lanes[0]
         fair_s = min(lane.used_s for lane in lanes)
         self._fair_s = max(self._fair_s, fair_s)
         chosen, best = lanes[0], (True, math.inf)

@@ -79,7 +79,15 @@ class LatencyCurve:
 
     def table_s(self, largest: int) -> NDArray[np.float64]:
         """Return float64 [largest + 1]: the mean seconds of a batch of each size, the entry of size 0 being 0."""
-        return np.array([0.0] + [self.mean_s(n) for n in range(1, largest + 1)])
+        seconds, sizes = [p.mean_s for p in self.points], [p.batch_size for p in self.points]
+        n = np.arange(1, largest + 1)
+        if len(sizes) == 1:
+            return np.concatenate(([0.0], seconds[0] * np.maximum(1.0, n / sizes[0])))
+        x, y = np.array(sizes, float), np.array(seconds)
+        k = np.clip(np.searchsorted(x, n), 1, len(x) - 1)
+        slope = np.maximum(0.0, np.diff(y) / np.diff(x))[k - 1]
+        line = y[k - 1] + slope * (n - x[k - 1])
+        return np.concatenate(([0.0], np.maximum(line, y[0] * np.minimum(1.0, n / x[0]))))
 
     def fit(self) -> LinearFit:
         """Fit fixed_s + per_candidate_s * n to the means, least squares of the relative error, neither below 0."""

@@ -16,6 +16,7 @@ from scheduler.latency import LinearFit, fit_line
 F64Array = NDArray[np.float64]
 
 _BUCKETS = 96
+_TABLED = 1025
 _FORGOTTEN = 1e-3
 _SOME = 10.0
 """So many inferences say that batches of a size came; the first guess alone, which counts once a size, does not."""
@@ -24,10 +25,17 @@ _SHARED = 0.5
 """A query that was answered within this share of what its size takes, after the one before, had its batch."""
 
 
-def bucket(n: int) -> int:
-    """Return the quarter-octave that a size is in: exact up to 8, then within 25 %."""
+def _bucket(n: int) -> int:
     k = n.bit_length()
     return n if k < 4 else min(4 * (k - 2) + ((n >> (k - 3)) & 3), _BUCKETS - 1)
+
+
+_TABLE = tuple(_bucket(n) for n in range(_TABLED))
+
+
+def bucket(n: int) -> int:
+    """Return the quarter-octave that a size is in: exact up to 8, then within 25 %."""
+    return _TABLE[n] if n < _TABLED else _bucket(n)
 
 
 class SizeMix:
@@ -88,7 +96,8 @@ class Seconds:
         self.count[b] += 1.0
         self.size[b] += n
         self.total_s[b] += seconds
-        expected_s = self.fit.fixed_s + self.fit.per_candidate_s * n
+        fit = self.fit
+        expected_s = fit.fixed_s + fit.per_candidate_s * n
         if expected_s > 0:
             ratio, ratios = seconds / expected_s, self._ratios
             ratios[0] += 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MERGE_FACTOR = 8.0
 """A batch merges queries until its candidates take so many times its fixed cost, see Plan.merge_up_to."""
@@ -37,6 +37,12 @@ class Plan:
     ``fixed_s`` and ``per_candidate_s``: a batch of n candidates is predicted to run fixed_s + per_candidate_s * n.
     ``smallest_cut``: below this many candidates cutting a query over idle workers stops paying.
     ``largest_batch``: what the model itself accepts. ``whole``: one query is one inference, never split or shared.
+
+    ``merge_up_to``: the size at which a batch takes no further query in: its fixed cost is then a ninth of its time. It
+    is also the least that a worker takes off a short queue for others to share. Merging on would save less and less,
+    while the small queries in it wait for all of it to run. Where the seconds per candidate are unknown, as at a cold
+    start, nothing but the batch size bounds it. ``most``: the most candidates of a batch, by point and model.
+    ``least_taken``: the least that a worker takes off a queue, cut or merged.
     """
 
     point: OperatingPoint
@@ -46,22 +52,23 @@ class Plan:
     smallest_cut: int = 1
     largest_batch: int = 1 << 30
     whole: bool = False
+    merge_up_to: int = field(init=False, repr=False, compare=False)
+    most: int = field(init=False, repr=False, compare=False)
+    least_taken: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Work out once what the batcher asks for every batch."""
+        most = max(1, min(self.point.batch_size, self.largest_batch))
+        merged = self.point.batch_size
+        if self.per_candidate_s > 0:
+            merged = math.ceil(MERGE_FACTOR * self.fixed_s / self.per_candidate_s)
+        object.__setattr__(self, "most", most)
+        object.__setattr__(self, "merge_up_to", merged)
+        object.__setattr__(self, "least_taken", max(merged, self.smallest_cut))
 
     def run_s(self, candidates: int) -> float:
         """Return the predicted seconds of one batch of so many candidates."""
         return self.fixed_s + self.per_candidate_s * candidates
-
-    @property
-    def merge_up_to(self) -> int:
-        """The size at which a batch takes no further query in: its fixed cost is then a ninth of its time.
-
-        It is also the least that a worker takes off a short queue for others to share. Merging on would save less
-        and less, while the small queries in it wait for all of it to run. Where the seconds per candidate are
-        unknown, as at a cold start, nothing but the batch size bounds it.
-        """
-        if self.per_candidate_s <= 0:
-            return self.point.batch_size
-        return math.ceil(MERGE_FACTOR * self.fixed_s / self.per_candidate_s)
 
 
 @dataclass(frozen=True, slots=True)

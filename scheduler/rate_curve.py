@@ -52,6 +52,29 @@ class RateCurve:
         dt = time_s - times[k]
         return float(whole * area[-1] + area[k] + factor[k] * dt + slope[k] * dt * dt / 2)
 
+    def at(self, time_s: F64Array) -> F64Array:
+        """Return the factor at these times (float64 [Q]); at a jump the later one."""
+        times, factor, _, slope = self._knots()
+        if self.repeats:
+            time_s = np.mod(time_s, times[-1])
+        k = np.searchsorted(times, time_s, side="right") - 1
+        return np.asarray(factor[k] + slope[k] * (time_s - times[k]))
+
+    def most(self, from_s: float, until_s: float) -> float:
+        """Return the largest factor between two times."""
+        times, factor, _, _ = self._knots()
+        if self.repeats and until_s - from_s >= times[-1]:
+            return float(factor.max())
+        ends = self.at(np.array([from_s, until_s]))
+        if self.repeats:
+            whole = times[-1] * math.floor(from_s / times[-1])
+            times, factor = (
+                np.concatenate((times + whole, times + whole + times[-1])),
+                np.tile(factor, 2),
+            )
+        inside = factor[(times >= from_s) & (times <= until_s)]
+        return float(max(ends.max(), inside.max(initial=0.0)))
+
     def inverse(self, area: F64Array) -> F64Array:
         """Return the times at which ``area(time)`` reaches the given values (float64 [Q], ascending)."""
         times, factor, knot_area, slope = self._knots()

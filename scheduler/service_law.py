@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from numpy.random import Generator
 
@@ -14,7 +14,8 @@ Draw = Callable[[int, int, float], float]
 ServiceLaw = Callable[[Generator], Draw]
 """Makes a Draw for one run, its randomness from the run's generator. Infinite seconds: the inference fails at once."""
 
-_NOISE = 1 << 14
+_FIRST_DRAWN, _MOST_DRAWN = 64, 4096
+"""How many factors are drawn at once: few for a node that hardly works, in a fleet there are thousands."""
 
 
 def linear(
@@ -57,15 +58,38 @@ def measured(backend: BackendProfile, cores: int, largest: int = 1024) -> Servic
     return make
 
 
+def slowed(law: ServiceLaw, factor: float, periods: Sequence[tuple[float, float, float]] = ()) -> ServiceLaw:
+    """Service that takes ``factor`` times as long, and in (from_s, until_s, times) periods so much longer again."""
+    if factor == 1.0 and not periods:
+        return law
+
+    def make(rng: Generator) -> Draw:
+        draw = law(rng)
+
+        def steady(candidates: int, busy: int, now: float) -> float:
+            return factor * draw(candidates, busy, now)
+
+        def troubled(candidates: int, busy: int, now: float) -> float:
+            seconds = factor * draw(candidates, busy, now)
+            for from_s, until_s, times in periods:
+                if from_s <= now < until_s:
+                    seconds *= times
+            return seconds
+
+        return troubled if periods else steady
+
+    return make
+
+
 def _noise(rng: Generator, sigma: float) -> Callable[[], float]:
     """Return a log-normal factor of mean 1 at each call; drawing singly would cost more than the simulation."""
     if sigma <= 0:
         return lambda: 1.0
-    drawn: list[float] = []
 
-    def draw() -> float:
-        if not drawn:
-            drawn.extend(rng.lognormal(-sigma * sigma / 2, sigma, _NOISE).tolist())
-        return drawn.pop()
+    def drawn() -> Iterator[float]:
+        count = _FIRST_DRAWN
+        while True:
+            yield from rng.lognormal(-sigma * sigma / 2, sigma, count).tolist()
+            count = min(2 * count, _MOST_DRAWN)
 
-    return draw
+    return drawn().__next__

@@ -118,17 +118,21 @@ def simulate(
     batcher = Batcher(node.cores, policy, max_waiting)
     for name, plan in plans.items():
         batcher.set_plan(name, plan)
-    run = _Run(node, batcher, len(arrival_s), seed, controller)
+    latency_s = np.full(len(arrival_s), math.inf)
+    offloaded = np.zeros(len(arrival_s), dtype=np.bool_)
+    run = NodeRun(node, batcher, latency_s, offloaded, seed, controller)
+    heap = run.heap
     enter_s = _through_front_end(arrival_s, node.front_end_s).tolist()
     models = [model] * len(arrival_s) if isinstance(model, str) else model
     expires_s = [math.inf] * len(arrival_s) if deadline_s is None else deadline_s.tolist()
     for index, (name, n, arrived, entered, expires) in enumerate(
         zip(models, size.tolist(), arrival_s.tolist(), enter_s, expires_s, strict=True)
     ):
-        run.until(entered)
+        if heap and heap[0][0] <= entered:
+            run.until(entered)
         run.arrive(Query(name, n, arrived, expires, index), entered)
     run.until(math.inf)
-    return Simulated(run.latency_s, run.offloaded, run.batches, run.busy_s, tuple(run.decisions))
+    return Simulated(latency_s, offloaded, run.batches, run.busy_s, tuple(run.decisions))
 
 
 def simulated_load(
@@ -196,14 +200,18 @@ def _through_front_end(arrival_s: F64Array, each_s: float) -> F64Array:
     return np.asarray(np.maximum.accumulate(arrival_s - turn) + turn + each_s)
 
 
-class _Run:
-    """The state of one simulation."""
+class NodeRun:
+    """One node at work: ``arrive`` hands it a query, ``until`` lets it work on, ``next_event_s`` says until when.
+
+    latency_s, offloaded: [Q], written at the index that a query's payload is; nodes of a fleet share them.
+    """
 
     def __init__(
         self,
         node: Node,
         batcher: Batcher,
-        queries: int,
+        latency_s: F64Array,
+        offloaded: NDArray[np.bool_],
         seed: int | Sequence[int],
         controller: Steering | None,
     ) -> None:
@@ -219,13 +227,18 @@ class _Run:
         # (time, counter, worker or _DEVICE or _TIME_OUT, what ran there, whether it failed)
         self.heap: list[tuple[float, int, int, Any, bool]] = []
         self.counter = 0
-        self.latency_s = np.full(queries, math.inf)
-        self.offloaded = np.zeros(queries, dtype=np.bool_)
+        self.latency_s = latency_s
+        self.offloaded = offloaded
         self.batches = 0
         self.busy_s = 0.0
         self.controller = controller
         self.decisions: list[tuple[float, Any]] = []
         self.next_decision_s = controller.window_s if controller else math.inf
+
+    @property
+    def next_event_s(self) -> float:
+        """When something happens next unless a query arrives; infinite while nothing runs."""
+        return self.heap[0][0] if self.heap else math.inf
 
     def until(self, time_s: float) -> None:
         """Run every event up to the time."""
@@ -238,7 +251,8 @@ class _Run:
                 if self.controller is not None and not failed:
                     self.controller.observe_batch(what, now - what.started_s)
                 done = self.batcher.fail(worker, now) if failed else self.batcher.finish(worker, now)
-                self.follow(done, now)
+                if done:
+                    self.follow(done, now)
             elif worker == _DEVICE:
                 self.accelerator_done(what, now, failed)
             elif what.payload in self.tried:

@@ -23,6 +23,8 @@ FORBIDDEN = {
         "tritonclient",
         "prometheus_client",
         "torch",
+        "pydantic",
+        "ray",
     },
     "deeprecsys": {"services", "scheduler", "onnxruntime", "tritonclient", "torch"},
     "services/rank": {
@@ -36,6 +38,14 @@ FORBIDDEN = {
     "services/loadgen": {"services.rank", "services.models", "services.cli", "torch", "onnx", "onnxruntime"},
     "services/models": {"services.rank", "services.loadgen", "services.cli", "grpc"},
     "services/characterise": {"services.loadgen", "services.models", "services.cli", "torch", "grpc"},
+    "services/fleet": {
+        "services.rank",
+        "services.loadgen",
+        "services.models",
+        "services.cli",
+        "grpc",
+        "onnxruntime",
+    },
     "services/cli": {"torch", "onnx", "onnxruntime"},
     "services/triton_server": {
         "services.rank",
@@ -48,6 +58,8 @@ FORBIDDEN = {
     },
 }
 ONLY_HERE = {
+    "ddsketch": ("scheduler/sketch.py",),
+    "ray": ("services/fleet/on_ray.py",),
     "torch": ("services/models/",),
     "mlperf_loadgen": ("services/loadgen/mlperf_process.py",),
     "onnxruntime": (
