@@ -66,17 +66,24 @@ def served(
     repository: Path, target_ms: Mapping[str, float], policy: str, arguments: Sequence[str] = ()
 ) -> Iterator[Served]:
     """Serve these models of a repository, each under its target in milliseconds, with a policy."""
+    with (
+        linked(repository, target_ms) as folder,
+        server_process(folder, ["--policy", policy, *arguments]) as (process, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        yield Served(address, control_pb2_grpc.ControlServiceStub(channel), process.pid)
+
+
+@contextmanager
+def linked(repository: Path, target_ms: Mapping[str, float]) -> Iterator[Path]:
+    """Make a repository of these models with other targets, in milliseconds; their versions are links."""
     with tempfile.TemporaryDirectory() as folder:
         for model, sla_ms in target_ms.items():
-            _linked(repository / model, Path(folder) / model, sla_ms)
-        with (
-            server_process(Path(folder), ["--policy", policy, *arguments]) as (process, address),
-            grpc.insecure_channel(address) as channel,
-        ):
-            yield Served(address, control_pb2_grpc.ControlServiceStub(channel), process.pid)
+            _link(repository / model, Path(folder) / model, sla_ms)
+        yield Path(folder)
 
 
-def _linked(model: Path, link: Path, sla_ms: float) -> None:
+def _link(model: Path, link: Path, sla_ms: float) -> None:
     """Make a model directory with the same versions and another target."""
     link.mkdir()
     config = (model / "config.pbtxt").read_text(encoding="utf-8")

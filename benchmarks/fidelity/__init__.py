@@ -1,0 +1,1 @@
+"""How well the simulated node agrees with the live server."""
