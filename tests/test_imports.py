@@ -28,6 +28,15 @@ FORBIDDEN = {
     "services/rank": {"services.loadgen", "services.models", "services.cli", "torch", "onnx"},
     "services/loadgen": {"services.rank", "services.models", "services.cli", "torch", "onnx", "onnxruntime"},
     "services/models": {"services.rank", "services.loadgen", "services.cli", "grpc"},
+    "services/report": {
+        "services.rank",
+        "services.loadgen",
+        "services.models",
+        "services.cli",
+        "torch",
+        "onnx",
+        "grpc",
+    },
     "services/cli": {"torch", "onnx", "onnxruntime"},
     "services/triton_server": {
         "services.rank",
@@ -51,6 +60,8 @@ ONLY_HERE = {
         "services/rank/state_metrics.py",
         "services/rank/http_pages.py",
     ),
+    "matplotlib": ("services/report/",),
+    "jinja2": ("services/report/page.py",),
     "tritonclient": (
         "services/rank/repository.py",
         "services/rank/triton_",
