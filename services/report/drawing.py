@@ -23,7 +23,7 @@ WIDTH_IN = 4.0
 
 PNG_COLUMNS = 3
 PNG_DPI = 120
-HEADING_IN = 0.75
+TITLE_IN, LEGEND_ROW_IN = 0.5, 0.24
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -77,13 +77,14 @@ def mark_svg(mark: Mark, salt: str) -> str:
 
 def write_png(plot: Plot, path: Path) -> None:
     """Write all panels of a plot, under its title, on white. Raises InvalidSettingError where it cannot be written."""
-    columns = min(PNG_COLUMNS, len(plot.panels))
+    columns = 2 if len(plot.panels) == 4 else min(PNG_COLUMNS, len(plot.panels))
     rows = ceil(len(plot.panels) / columns)
     panels_in = rows * WIDTH_IN * (plot.height + 0.08)
+    heading_in = TITLE_IN + LEGEND_ROW_IN * ceil(len(plot.marks) / (2 * columns))
     with _styled(plot.name):
-        size = WIDTH_IN * columns, HEADING_IN + panels_in
+        size = WIDTH_IN * columns, heading_in + panels_in
         figure = Figure(figsize=size, layout="constrained", facecolor=PAPER.light)
-        top, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(HEADING_IN, panels_in)).ravel()
+        top, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(heading_in, panels_in)).ravel()
         _head(top, plot, columns)
         places = below.subfigures(rows, columns, squeeze=False).ravel()
         for place, panel in zip(places, plot.panels, strict=False):
@@ -98,7 +99,8 @@ def write_png(plot: Plot, path: Path) -> None:
 def _head(figure: FigureBase, plot: Plot, columns: int) -> None:
     """Write the title with where it comes from, and below it the legend."""
     title = f"{plot.title} ({plot.origin})"
-    figure.text(0.5, 0.97, fill(title, 46 * columns), ha="center", va="top", fontsize=12, fontweight="bold")
+    size = 12 if columns > 1 else 10
+    figure.text(0.5, 0.97, fill(title, 46 * columns), ha="center", va="top", fontsize=size, fontweight="bold")
     if plot.marks:
         handles = [mark.handle() for mark in plot.marks]
         each_row = min(len(handles), 2 * columns)

@@ -78,7 +78,7 @@ def test_a_drawing_is_the_same_every_time() -> None:
 
 
 def test_a_png_holds_all_panels_on_white(tmp_path: Path) -> None:
-    for count, columns in ((1, 1), (2, 2), (4, 3)):
+    for count, columns in ((1, 1), (2, 2), (4, 2), (5, 3)):
         plot = Plot("some", "Some", Origin.SIMULATED, [panel()] * count, (Mark("one", BLUE),))
         write_png(plot, tmp_path / "some.png")
         with Image.open(tmp_path / "some.png") as image:
