@@ -73,6 +73,9 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/python -m benchmarks.throughput_bound
 	$(BIN)/python -m benchmarks.tuner_quality
 	$(BIN)/python -m benchmarks.simulator_speed
+	$(BIN)/python -m benchmarks.decisions
+	$(BIN)/python -m benchmarks.threshold_sweep
+	$(BIN)/deeprecsys report --png docs
 
 clean:  ## remove what was built, the exported models included
 	rm -rf $(VENV) .triton model_repository/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,6 +46,15 @@ FORBIDDEN = {
         "grpc",
         "onnxruntime",
     },
+    "services/report": {
+        "services.rank",
+        "services.loadgen",
+        "services.models",
+        "services.cli",
+        "torch",
+        "onnx",
+        "grpc",
+    },
     "services/cli": {"torch", "onnx", "onnxruntime"},
     "services/triton_server": {
         "services.rank",
@@ -73,6 +82,8 @@ ONLY_HERE = {
         "services/rank/state_metrics.py",
         "services/rank/http_pages.py",
     ),
+    "matplotlib": ("services/report/",),
+    "jinja2": ("services/report/page.py",),
     "tritonclient": (
         "services/rank/repository.py",
         "services/rank/triton_",

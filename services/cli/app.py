@@ -1,4 +1,4 @@
-"""The command line: `deeprecsys export | serve | rank | load | tune | profile | simulate | status | demo`."""
+"""The command line: `deeprecsys export | serve | rank | load | tune | profile | simulate | report | status | demo`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from services.cli.export import export
 from services.cli.load import load
 from services.cli.profile import profile
 from services.cli.rank import rank
+from services.cli.report import report
 from services.cli.serve import serve
 from services.cli.simulate import simulate
 from services.cli.status import status
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Recommendation ranking served inside a tail-latency target.",
 )
-for command in (export, serve, rank, load, tune, profile, simulate, status, demo):
+for command in (export, serve, rank, load, tune, profile, simulate, report, status, demo):
     app.command()(command)
 
 

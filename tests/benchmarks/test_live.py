@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.live import throughput
 from benchmarks.live.findings import Findings, OutOfTimeError
+from benchmarks.live.served import linked
 from benchmarks.live.windows import settled_after, share_inside, tails
 from services.loadgen.result import Samples
 
