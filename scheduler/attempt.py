@@ -10,6 +10,8 @@ MARGIN_S = 0.002
 """What handing over and back takes beside the inference itself."""
 CPU_MARGIN = 0.25
 """How far the CPU may run behind its prediction, as a share of it."""
+PATIENCE = 2.0
+"""How many targets an attempt may last where nothing is gained by ending it sooner: p99 has that long."""
 TIME_MARGIN = 0.2
 """What is left for a machine that is busy just then, as a share of the time that the query had on arrival."""
 
@@ -18,9 +20,10 @@ def attempt_s(query: Query, cpu_s: float, now: float) -> float:
     """Return the seconds that an attempt may take; at or below 0 the CPU keeps the query.
 
     They leave the CPU, which would take ``cpu_s`` seconds from now, the time to answer after the attempt: before the
-    client's deadline, or without one within the target. Where the CPU would be late in any case, being busy, the
-    accelerator is the better hope and has all that is left. So it has without a deadline where it would get less than
-    half: an answer that comes late is not lost, and an accelerator which is cut off early helps nobody.
+    client's deadline, or without one within the target. Where the CPU would miss the deadline in any case, being busy,
+    the accelerator is the better hope and has all that is left. A target is no deadline: where the CPU would miss it,
+    or leave the accelerator less than half of it, the accelerator has PATIENCE times the target. An answer that comes
+    late is not lost, and one that is cut off at the target is later still and has cost both.
     """
     plan = query.plan
     assert plan is not None
@@ -31,8 +34,10 @@ def attempt_s(query: Query, cpu_s: float, now: float) -> float:
     left_s = end_s - now - MARGIN_S
     cautious_s = cpu_s * (1 + CPU_MARGIN)
     spare_s = left_s - cautious_s - TIME_MARGIN * (end_s - query.arrival_s)
-    if cautious_s > left_s or (not hard and spare_s < left_s / 2):
-        return left_s
+    if hard:
+        return left_s if cautious_s > left_s else spare_s
+    if spare_s < left_s / 2 or cautious_s > left_s:
+        return query.arrival_s + PATIENCE * plan.sla_s - now
     return spare_s
 
 
