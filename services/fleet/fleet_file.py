@@ -231,6 +231,10 @@ def _group(file: FleetFile, kinds: dict[str, Kind], traffic: tuple[Traffic, ...]
         if model not in kind.models:
             have = ", ".join(sorted(kind.models))
             raise ValueError(f"{where}.kind: {kind.name} has no profile of {model}; it has {have}")
+    for name, by_model in (("batch_size", nodes.batch_size), ("offload_from", nodes.offload_from)):
+        unknown = [m for m in by_model if m not in wanted] if isinstance(by_model, dict) else []
+        if unknown:
+            raise ValueError(f"{where}.{name}: {unknown[0]} is none of its models: {', '.join(wanted)}")
     made = machine(kind, accelerator, nodes.front_end_us / 1e6)
     points = {model: _point(file, nodes, made, known[model], where) for model in wanted}
     return Group(made, nodes.count, points, nodes.weight)
@@ -294,6 +298,8 @@ def _events(trouble: Hardship, k: int, total: int) -> tuple[Event, ...]:
     wrong = [node for node in nodes if not 0 <= node < total]
     if wrong:
         raise ValueError(f"{where}.nodes: there is no node {wrong[0]}, they are 0 to {total - 1}")
+    if len(set(nodes)) < len(nodes):
+        raise ValueError(f"{where}.nodes: name each node once")
     from_s = trouble.at_h * HOUR_S
     if trouble.kind == "restart":
         return rolling_restart(nodes, from_s, trouble.each_s, trouble.at_once)
