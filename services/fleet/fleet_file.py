@@ -14,7 +14,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deeprecsys.errors import InvalidSettingError
+from scheduler.arrivals import MAX_QUERIES
 from scheduler.first_plan import first_plan
+from scheduler.fleet import INDEPENDENT
 from scheduler.fleet_spec import Event, FleetSpec, Group, MachineKind, Traffic, Trouble, rolling_restart
 from scheduler.measure import Sla
 from scheduler.plan import OperatingPoint
@@ -179,7 +181,14 @@ def _spec(file: FleetFile, kinds: dict[str, Kind]) -> FleetSpec:
     groups = tuple(_group(file, kinds, traffic, k) for k in range(len(file.nodes)))
     total = sum(group.count for group in groups)
     events = [event for k, trouble in enumerate(file.troubles) for event in _events(trouble, k, total)]
-    if file.sampled is not None and file.router != "random":
+    day = _day(file.day)
+    drawn_apart = total if file.router == INDEPENDENT else 1
+    queries = file.peak_qps * day.most(0.0, DAY_S) * (file.day.warmup_s + file.day.duration_s) / drawn_apart
+    if queries > MAX_QUERIES:
+        raise ValueError(
+            f"peak_qps: {queries:.3g} queries at once exceed {MAX_QUERIES}: lower it, or day.duration_s"
+        )
+    if file.sampled is not None and file.router != INDEPENDENT:
         raise ValueError(
             f"sampled: nodes cannot stand for the fleet with the router {file.router}, only with random"
         )
@@ -190,7 +199,7 @@ def _spec(file: FleetFile, kinds: dict[str, Kind]) -> FleetSpec:
         router=file.router,
         policy=file.policy,
         steered=file.steered,
-        day=_day(file.day),
+        day=day,
         events=tuple(events),
         noise=file.noise,
         noise_seed=file.noise_seed,

@@ -182,6 +182,7 @@ def test_troubles_become_events(tmp_path: Path) -> None:
             'count = 4\n[[troubles]]\nkind = "slow"\nnodes = [1, 2, 1]\nat_h = 1',
             "troubles.0.nodes: name each node once",
         ),
+        ("peak_qps = 400", "peak_qps = 1e9", "peak_qps: 3e+09 queries at once exceed 20000000"),
         ("peak_qps = 400", "peak_qps 400", "is not TOML"),
     ],
 )
