@@ -36,7 +36,7 @@ def attempt_s(query: Query, cpu_s: float, now: float) -> float:
     spare_s = left_s - cautious_s - TIME_MARGIN * (end_s - query.arrival_s)
     if hard:
         return left_s if cautious_s > left_s else spare_s
-    if spare_s < left_s / 2 or cautious_s > left_s:
+    if spare_s < left_s / 2:  # so also where the CPU would miss the target
         return query.arrival_s + PATIENCE * plan.sla_s - now
     return spare_s
 

@@ -150,7 +150,7 @@ def _unrouted_share(part: float, alive: Steps, time_s: F64Array) -> F64Array:
 def _node_alone(
     spec: FleetSpec, seeds: list[int], members: Members, node: int, arrivals: Arrivals
 ) -> NodeSeen:
-    ran, busy_s, decisions = [], 0.0, 0
+    ran, busy_s, device_s, decisions = [], 0.0, 0.0, 0
     for k, life in enumerate(members.lives[node]):
         own = arrivals.between(life.begin_s, life.end_s)
         controller = members.controller(node)
@@ -164,12 +164,14 @@ def _node_alone(
             seed=[*seeds, k],
             max_waiting=spec.max_waiting,
             controller=controller,
+            busy_until_s=min(life.lost_s, spec.end_s - spec.start_s),
         )
         latency_s = _lost(own, run.latency_s, life)
-        ran.append((own.arrival_s, own.size, own.models, latency_s, run.offloaded & np.isfinite(latency_s)))
+        ran.append((own.arrival_s, own.models, latency_s, run.offloaded & np.isfinite(latency_s)))
         busy_s += run.busy_s
+        device_s += run.device_s
         decisions += len(run.decisions)
-    return node_seen(spec, node, ran, busy_s=busy_s, decisions=decisions)
+    return node_seen(spec, node, ran, busy_s=busy_s, device_s=device_s, decisions=decisions)
 
 
 def _lost(arrivals: Arrivals, latency_s: F64Array, life: Life) -> F64Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,26 +81,25 @@ class FleetSeen:
 def node_seen(
     spec: FleetSpec,
     node: int,
-    ran: Sequence[tuple[F64Array, NDArray[Any], Sequence[str], F64Array, NDArray[np.bool_]]],
+    ran: Sequence[tuple[F64Array, Sequence[str], F64Array, NDArray[np.bool_]]],
     *,
     busy_s: float,
+    device_s: float,
     decisions: int,
 ) -> NodeSeen:
     """Sum one node up.
 
-    ran: runs of (arrival_s float64 [Q] from the start of the simulated part, sizes [Q], models [Q], latency_s [Q],
-    offloaded bool [Q]). busy_s: core seconds.
+    ran: runs of (arrival_s float64 [Q] from the start of the simulated part, models [Q], latency_s [Q], offloaded bool
+    [Q]). busy_s, device_s: seconds that cores and slots were at work in the simulated part.
     """
     kind = spec.group_of[node].kind
     latency: dict[str, LatencySketch] = {}
-    offloaded, device_s = 0, 0.0
-    for arrival_s, size, models, latency_s, sent in ran:
+    offloaded = 0
+    for arrival_s, models, latency_s, sent in ran:
         counted, names = arrival_s >= spec.warmup_s, np.asarray(models)
         for model in dict.fromkeys(models):
             own = names == model
             latency.setdefault(model, LatencySketch()).add(latency_s[own & counted])
-            if sent.any() and model in kind.accelerator:
-                device_s += float(_device_s(spec, node, model, size[own & sent]))
         offloaded += int((sent & counted).sum())
     span_s = spec.warmup_s + spec.duration_s
     busy = busy_s / (kind.cores * span_s)
@@ -115,16 +113,6 @@ def node_seen(
         decisions=decisions,
         watts=kind.power_watts(busy, device),
     )
-
-
-def _device_s(spec: FleetSpec, node: int, model: str, size: NDArray[Any]) -> float:
-    curve = spec.group_of[node].kind.accelerator[model].busy
-    return sum(curve.mean_s(n) * count for n, count in zip(*_counted(size), strict=True))
-
-
-def _counted(size: NDArray[Any]) -> tuple[list[int], list[int]]:
-    values, counts = np.unique(size, return_counts=True)
-    return values.tolist(), counts.tolist()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def simulate_until_known(
 
 
 def widest(rounds: Sequence[FleetSeen]) -> float:
-    """Return the largest relative half width of the tails of all models."""
+    """Return the largest relative half width of the tails of all models; 0 where no query came at all."""
     models = {model for seen in rounds for model in seen.models}
-    return max(known([seen.latency(m) for seen in rounds], p).relative for m in models for p in TAILS)
+    each = (known([seen.latency(m) for seen in rounds], p).relative for m in models for p in TAILS)
+    return max(each, default=0.0)

@@ -156,6 +156,7 @@ class DeviceSeconds(Seconds):
     def __init__(self) -> None:
         super().__init__()
         self._answered_s = -math.inf
+        self._answered = [0.0] * _BUCKETS  # queries, however many shared a batch
         self._given_up = [0.0] * _BUCKETS
         self._batch: tuple[int, float] | None = (
             None  # candidates and seconds, until it is known who shared them
@@ -170,6 +171,7 @@ class DeviceSeconds(Seconds):
         waited = sent_s < self._answered_s
         seconds = now - max(sent_s, self._answered_s)
         self._answered_s = now
+        self._answered[bucket(n)] += 1.0
         expected_s = self.fit.run_s(n)
         if waited and not expected_s > 0:
             return
@@ -189,7 +191,7 @@ class DeviceSeconds(Seconds):
         b = bucket(n)
         if sent_s < self._answered_s:
             self._given_up[b] += 1.0
-            if self._given_up[b] <= self.count[b]:
+            if self._given_up[b] <= self._answered[b]:
                 return
         self.add(n, now - sent_s)
 
@@ -197,6 +199,7 @@ class DeviceSeconds(Seconds):
         """Fit again, then let all that is known fade to ``keep`` of its weight."""
         self._count_batch()
         super().end_window(keep)
+        self._answered = [v * keep for v in self._answered]
         self._given_up = [v * keep for v in self._given_up]
 
     def _count_batch(self) -> None:

@@ -206,7 +206,8 @@ class _Loop:
             batcher.set_plan(name, plan)
         watch = _Watch(lambda query: self.answered(member, query), self.members.controller(node))
         seed = [*self.seeds, 2, node, life]
-        run = NodeRun(made, batcher, self.latency_s, self.offloaded, seed, watch)
+        until_s = min(self.members.lives[node][life].lost_s, self.spec.end_s - self.spec.start_s)
+        run = NodeRun(made, batcher, self.latency_s, self.offloaded, seed, watch, until_s)
         member = _Member(node, run, made.front_end_s)
         self.outstanding[node] = 0.0
         self.now_there[node] = member
@@ -239,7 +240,7 @@ class _Loop:
     # ---- what it showed ----
 
     def _seen(self) -> FleetSeen:
-        arrival_s, size, models = self.arrivals
+        arrival_s, _, models = self.arrivals
         names: NDArray[np.str_] = np.asarray(models, dtype=str)
         order = np.argsort(self.node_of, kind="stable")
         ends = np.searchsorted(self.node_of[order], np.arange(-1, self.spec.nodes), side="right").tolist()
@@ -248,7 +249,7 @@ class _Loop:
         seen = []
         for node in range(self.spec.nodes):
             own = order[ends[node] : ends[node + 1]]
-            ran = (arrival_s[own], size[own], names[own].tolist(), self.latency_s[own], self.offloaded[own])
+            ran = (arrival_s[own], names[own].tolist(), self.latency_s[own], self.offloaded[own])
             runs = [member.run for member in self.lived[node]]
             seen.append(
                 node_seen(
@@ -256,6 +257,7 @@ class _Loop:
                     node,
                     [ran],
                     busy_s=sum(run.busy_s for run in runs),
+                    device_s=sum(run.device_s for run in runs),
                     decisions=sum(len(run.decisions) for run in runs),
                 )
             )

@@ -86,13 +86,15 @@ class Simulated:
 
     latency_s: float64 [Q] seconds from the arrival, infinite for queries without an answer. offloaded: bool [Q], those
     that the accelerator answered.
-    batches: how many inferences the cores ran. busy_s: core seconds they took. decisions: (seconds, decision).
+    batches: how many inferences the cores ran. busy_s: core seconds they took, device_s: those of the accelerator's
+    slots, both up to the time that the run was told to count until. decisions: (seconds, decision).
     """
 
     latency_s: F64Array
     offloaded: NDArray[np.bool_]
     batches: int
     busy_s: float
+    device_s: float
     decisions: tuple[tuple[float, Any], ...]
 
 
@@ -108,11 +110,13 @@ def simulate(
     deadline_s: F64Array | None = None,
     max_waiting: int = 1 << 20,
     controller: Steering | None = None,
+    busy_until_s: float = math.inf,
 ) -> Simulated:
     """Run queries through a node.
 
     arrival_s: float64 [Q], ascending seconds. size: integers [Q], candidates. model: one for all, or [Q] of them.
-    deadline_s: float64 [Q], the clients' own, on the clock of ``arrival_s``. Raises KeyError for a model that the
+    deadline_s: float64 [Q], the clients' own, on the clock of ``arrival_s``. busy_until_s: what the node does later,
+    such as working off what waits at the end, is no part of its seconds at work. Raises KeyError for a model that the
     node or the plans lack.
     """
     batcher = Batcher(node.cores, policy, max_waiting)
@@ -120,7 +124,7 @@ def simulate(
         batcher.set_plan(name, plan)
     latency_s = np.full(len(arrival_s), math.inf)
     offloaded = np.zeros(len(arrival_s), dtype=np.bool_)
-    run = NodeRun(node, batcher, latency_s, offloaded, seed, controller)
+    run = NodeRun(node, batcher, latency_s, offloaded, seed, controller, busy_until_s)
     heap = run.heap
     enter_s = _through_front_end(arrival_s, node.front_end_s).tolist()
     models = [model] * len(arrival_s) if isinstance(model, str) else model
@@ -132,7 +136,7 @@ def simulate(
             run.until(entered)
         run.arrive(Query(name, n, arrived, expires, index), entered)
     run.until(math.inf)
-    return Simulated(latency_s, offloaded, run.batches, run.busy_s, tuple(run.decisions))
+    return Simulated(latency_s, offloaded, run.batches, run.busy_s, run.device_s, tuple(run.decisions))
 
 
 def simulated_load(
@@ -203,7 +207,8 @@ def _through_front_end(arrival_s: F64Array, each_s: float) -> F64Array:
 class NodeRun:
     """One node at work: ``arrive`` hands it a query, ``until`` lets it work on, ``next_event_s`` says until when.
 
-    latency_s, offloaded: [Q], written at the index that a query's payload is; nodes of a fleet share them.
+    latency_s, offloaded: [Q], written at the index that a query's payload is; nodes of a fleet share them. busy_s,
+    device_s: seconds that cores and slots were at work before ``busy_until_s``.
     """
 
     def __init__(
@@ -214,6 +219,7 @@ class NodeRun:
         offloaded: NDArray[np.bool_],
         seed: int | Sequence[int],
         controller: Steering | None,
+        busy_until_s: float = math.inf,
     ) -> None:
         rng = np.random.default_rng(seed)
         self.batcher = batcher
@@ -231,6 +237,8 @@ class NodeRun:
         self.offloaded = offloaded
         self.batches = 0
         self.busy_s = 0.0
+        self.device_s = 0.0
+        self.busy_until_s = busy_until_s
         self.controller = controller
         self.decisions: list[tuple[float, Any]] = []
         self.next_decision_s = controller.window_s if controller else math.inf
@@ -290,7 +298,7 @@ class NodeRun:
         if failed:
             seconds = 0.0
         self.batches += 1
-        self.busy_s += seconds
+        self.busy_s += min(seconds, max(0.0, self.busy_until_s - now))
         self.counter += 1
         heappush(self.heap, (now + seconds, self.counter, worker, batch, failed))
 
@@ -315,8 +323,11 @@ class NodeRun:
             self.free_slots -= 1
             seconds = self.accelerator[query.model](query.size, self.slots - self.free_slots, now)
             failed = seconds == math.inf
+            if failed:
+                seconds = 0.0
+            self.device_s += min(seconds, max(0.0, self.busy_until_s - now))
             self.counter += 1
-            heappush(self.heap, (now if failed else now + seconds, self.counter, _DEVICE, query, failed))
+            heappush(self.heap, (now + seconds, self.counter, _DEVICE, query, failed))
 
     def accelerator_done(self, query: Query, now: float, failed: bool) -> None:
         """Free the slot, and tell the batcher unless the query was given up meanwhile."""

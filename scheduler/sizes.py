@@ -41,7 +41,7 @@ class SizeLaw:
 
 
 def _whole(size: F64Array, most: float) -> I32Array:
-    return np.clip(np.floor(size), 1, most).astype(np.int32)
+    return np.clip(np.floor(size), 1, min(most, MAX_SIZE)).astype(np.int32)
 
 
 def _production_sizes(rng: Generator, n: int) -> F64Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deeprecsys.errors import RepositoryError
+from services.cli.result_files import check_writable, write_json
 from services.fleet.day import whole_days
 from services.fleet.fleet_file import read_fleet
 from services.fleet.on_ray import on_ray
@@ -35,7 +34,10 @@ def simulate(
     Every part of the day is simulated until p95 and p99 of every model are known as well as the file asks. Ctrl-C loses
     no finished part: the same command goes on. The result is the same from the same file and seed, wherever it runs.
     """
+    state = state or Path(f".simulate-{fleet.stem}.jsonl")
     cases = read_fleet(fleet)
+    check_writable(state)
+    check_writable(out)
     runner = on_ray(ray) if ray is not None else on_processes(processes or os.cpu_count() or 1)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -43,19 +45,12 @@ def simulate(
         rows = run_sweep(
             cases,
             seed,
-            state or Path(f".simulate-{fleet.stem}.jsonl"),
+            state,
             runner,
             lambda done, of: progress.update(task, completed=done, total=of),
         )
     days = whole_days(rows)
-    if out is not None:
-        result = {"kind": "SIMULATED", "fleet": fleet.name, "seed": seed, "days": days, "parts": rows}
-        try:
-            out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RepositoryError(
-                f"cannot write {out}: {error.strerror}; choose another with --out"
-            ) from error
+    write_json(out, {"kind": "SIMULATED", "fleet": fleet.name, "seed": seed, "days": days, "parts": rows})
     Console().print(_table(days))
 
 
@@ -74,7 +69,7 @@ def _table(days: list[Row]) -> Table:
                 model,
                 *(_number(seen[name]) for name in ("p50_ms", "p95_ms", "p99_ms")),
                 f"{seen['sla_ms']:g}",
-                f"{seen['parts_met']} of {day['parts']}",
+                f"{seen['parts_met']} of {seen['parts']}",
                 f"{100 * seen['failed_share']:.2g} %",
                 f"{100 * day['busy']:.0f} %",
                 f"{day['watts']:.0f}",

@@ -37,11 +37,13 @@ def _model(parts: list[Row], model: str) -> dict[str, Any]:
     own = [(part["qps"], part["models"][model]) for part in parts if model in part["models"]]
     weighed = [(LatencySketch.from_dict(seen["sketch"]), qps) for qps, seen in own]
     total = sum(qps for qps, _ in own)
+    lost = sum(qps * seen["failed"] / max(1, seen["queries"]) for qps, seen in own)
     seconds = {f"p{p}_ms": blended(weighed, p) for p in (50, 95, 99)}
     return {
         **{name: 1e3 * s if math.isfinite(s) else None for name, s in seconds.items()},
         "queries": sum(seen["queries"] for _, seen in own),
-        "failed_share": sum(qps * seen["failed"] / max(1, seen["queries"]) for qps, seen in own) / total,
+        "failed_share": lost / total if total else 0.0,
+        "parts": len(own),
         "parts_met": sum(seen["met"] for _, seen in own),
         "sla_ms": own[0][1]["sla_ms"],
     }

@@ -14,7 +14,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deeprecsys.errors import InvalidSettingError
+from scheduler.arrivals import MAX_QUERIES
 from scheduler.first_plan import first_plan
+from scheduler.fleet import INDEPENDENT
 from scheduler.fleet_spec import Event, FleetSpec, Group, MachineKind, Traffic, Trouble, rolling_restart
 from scheduler.measure import Sla
 from scheduler.plan import OperatingPoint
@@ -179,7 +181,14 @@ def _spec(file: FleetFile, kinds: dict[str, Kind]) -> FleetSpec:
     groups = tuple(_group(file, kinds, traffic, k) for k in range(len(file.nodes)))
     total = sum(group.count for group in groups)
     events = [event for k, trouble in enumerate(file.troubles) for event in _events(trouble, k, total)]
-    if file.sampled is not None and file.router != "random":
+    day = _day(file.day)
+    drawn_apart = total if file.router == INDEPENDENT else 1
+    queries = file.peak_qps * day.most(0.0, DAY_S) * (file.day.warmup_s + file.day.duration_s) / drawn_apart
+    if queries > MAX_QUERIES:
+        raise ValueError(
+            f"peak_qps: {queries:.3g} queries at once exceed {MAX_QUERIES}: lower it, or day.duration_s"
+        )
+    if file.sampled is not None and file.router != INDEPENDENT:
         raise ValueError(
             f"sampled: nodes cannot stand for the fleet with the router {file.router}, only with random"
         )
@@ -190,7 +199,7 @@ def _spec(file: FleetFile, kinds: dict[str, Kind]) -> FleetSpec:
         router=file.router,
         policy=file.policy,
         steered=file.steered,
-        day=_day(file.day),
+        day=day,
         events=tuple(events),
         noise=file.noise,
         noise_seed=file.noise_seed,
@@ -231,6 +240,10 @@ def _group(file: FleetFile, kinds: dict[str, Kind], traffic: tuple[Traffic, ...]
         if model not in kind.models:
             have = ", ".join(sorted(kind.models))
             raise ValueError(f"{where}.kind: {kind.name} has no profile of {model}; it has {have}")
+    for name, by_model in (("batch_size", nodes.batch_size), ("offload_from", nodes.offload_from)):
+        unknown = [m for m in by_model if m not in wanted] if isinstance(by_model, dict) else []
+        if unknown:
+            raise ValueError(f"{where}.{name}: {unknown[0]} is none of its models: {', '.join(wanted)}")
     made = machine(kind, accelerator, nodes.front_end_us / 1e6)
     points = {model: _point(file, nodes, made, known[model], where) for model in wanted}
     return Group(made, nodes.count, points, nodes.weight)
@@ -294,6 +307,8 @@ def _events(trouble: Hardship, k: int, total: int) -> tuple[Event, ...]:
     wrong = [node for node in nodes if not 0 <= node < total]
     if wrong:
         raise ValueError(f"{where}.nodes: there is no node {wrong[0]}, they are 0 to {total - 1}")
+    if len(set(nodes)) < len(nodes):
+        raise ValueError(f"{where}.nodes: name each node once")
     from_s = trouble.at_h * HOUR_S
     if trouble.kind == "restart":
         return rolling_restart(nodes, from_s, trouble.each_s, trouble.at_once)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import scheduler
-from deeprecsys.errors import RepositoryError
+from deeprecsys.errors import InvalidSettingError, RepositoryError
 from scheduler.fleet_result import known
 from scheduler.fleet_rounds import TAILS, simulate_until_known, widest
 from scheduler.sketch import merged
@@ -20,6 +20,9 @@ from services.fleet.fleet_file import Case
 
 Row = dict[str, Any]
 """What is kept of a case, JSON-able."""
+
+_BEGINNING = '{"key": '
+"""Of each line of a state file."""
 
 Runner = Callable[[Sequence[tuple[Case, int]]], Iterator[tuple[int, Row]]]
 """Runs (case, seed) pairs somewhere; gives their index and row in whatever order they are done."""
@@ -72,7 +75,8 @@ def run_sweep(
 ) -> list[Row]:
     """Return the rows of all cases in their order; those in the state file are not simulated again.
 
-    ``progress``: told how many are done, and of how many. Raises RepositoryError when the state cannot be written.
+    ``progress``: told how many are done, and of how many. Raises InvalidSettingError for a state file that is something
+    else, RepositoryError when it cannot be written.
     """
     keys = [_key(case, seed) for case in cases]
     found = _finished(state)
@@ -115,13 +119,23 @@ def _cut_off(state: Path) -> bool:
 
 
 def _finished(state: Path) -> dict[str, Row]:
-    found = {}
-    for line in state.read_text(encoding="utf-8").splitlines() if state.exists() else []:
+    found: dict[str, Row] = {}
+    try:
+        lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
+    except OSError as error:
+        raise InvalidSettingError(f"cannot read {state}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettingError(f"{state} is no state of a sweep: it is no text in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # the last line of a sweep that was killed
-        found[entry["key"]] = entry["row"]
+            entry = None
+        if isinstance(entry, dict) and {"key", "row"} <= entry.keys():
+            found[entry["key"]] = entry["row"]
+        elif entry is not None or not line.startswith(_BEGINNING[: len(line)]):
+            raise InvalidSettingError(f"{state}, line {number}: is no finished part of a sweep")
+        # Else it is the last line of a sweep that was killed.
     return found
 
 

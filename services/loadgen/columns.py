@@ -126,8 +126,18 @@ def _parquet(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Colu
     except pyarrow.ArrowException as error:
         raise InvalidSettingError(f"cannot read {path}: {error}") from error
     # Numbers become arrays in one copy, nothing in them NaN; what else there is becomes objects.
-    values = {name: table.column(name).to_numpy() for name in place}
+    values = {name: _array(table.column(name)) for name in place}
     return Columns(path, range(1, table.num_rows + 1), values)
+
+
+def _array(column: Any) -> NDArray[Any]:
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        # Its words are spelled out first: to_numpy would put the first word where there is none.
+        column = column.cast(column.type.value_type)
+    array: NDArray[Any] = column.to_numpy()
+    return array
 
 
 def _places(

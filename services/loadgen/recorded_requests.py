@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,21 @@ from deeprecsys.errors import InvalidSettingError
 from deeprecsys.tensors import DTYPES
 from deeprecsys.v1 import rank_pb2
 from services.loadgen.trace_file import TraceFile
+
+_DAMAGED = (
+    EOFError,
+    KeyError,
+    MemoryError,  # of a damaged header that asks for more than there is
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise for a file that is not what it should be: they have no class of their own for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +91,7 @@ def _load(path: Path, where: str) -> dict[str, NDArray[Any]]:
                 return {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise InvalidSettingError(f"{where}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise InvalidSettingError(f"{where}: is no .npz of plain arrays") from error
     raise InvalidSettingError(f"{where}: is no .npz of plain arrays")
 

@@ -617,6 +617,18 @@ def test_queries_given_up_in_the_queue_of_an_accelerator_do_not_make_it_slow() -
     assert device.fit.run_s(200) == pytest.approx(0.01, rel=0.02)
 
 
+def test_queries_given_up_do_not_make_an_accelerator_slow_whose_answers_share_batches() -> None:
+    device = DeviceSeconds()
+    for k in range(40):
+        for _ in range(4):
+            device.add_answer(200, 0.5 * k, 0.5 * k + 0.02)
+        device.add_failed(200, 0.5 * k, 0.5 * k + 0.15)
+        if k % 4 == 3:
+            device.end_window(0.7)
+    assert device.fit.run_s(800) == pytest.approx(0.02, rel=0.05)
+    assert device.fit.run_s(200) <= 0.021
+
+
 def test_sizes_that_an_accelerator_mostly_fails_on_count_as_what_offloading_them_took() -> None:
     device = DeviceSeconds()
     for k in range(40):

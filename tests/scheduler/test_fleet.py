@@ -185,6 +185,24 @@ def test_utilisation_is_the_work_over_the_cores() -> None:
     assert seen.busy == pytest.approx(work / 2, rel=0.12)
 
 
+def test_working_off_what_waits_at_the_end_is_no_part_of_the_utilisation() -> None:
+    device = kind(accelerator={"m": backend(2e-3, 1e-5, "accelerator")}, accelerator_slots=1)
+    drowned = group(2, device)
+    points = {model: replace(point, offload_from=60) for model, point in drowned.points.items()}
+    for together in (False, True):
+        made = spec(2, 4000.0, groups=(replace(drowned, points=points),))
+        for node in simulate_fleet(made, 1, together=together).nodes:
+            assert 0.9 < node.busy <= 1.0
+            assert 0.9 < node.accelerator_busy <= 1.0
+
+
+def test_a_lost_node_works_no_further() -> None:
+    lost = Event(Trouble.FAILED, (0, 1), 1.0)
+    for together in (False, True):
+        seen = simulate_fleet(spec(2, 4000.0, events=(lost,)), 1, together=together)
+        assert [node.busy for node in seen.nodes] == pytest.approx([0.4, 0.4], abs=0.02)
+
+
 def test_the_front_end_holds_queries_up_in_both_ways_of_running() -> None:
     groups = (group(4, kind(front_end_s=2e-3)),)
     for together in (False, True):

@@ -14,6 +14,13 @@ def sizes_of(spec: str) -> np.ndarray:
     return parse_sizes(spec).draw(np.random.default_rng(0), MANY)
 
 
+@pytest.mark.parametrize("spec", ["production:1e8", "lognormal:40,1,1e12", "normal:1e15,1,1e15"])
+def test_no_size_is_beyond_what_a_message_can_say(spec: str) -> None:
+    size = sizes_of(spec)
+    assert (size >= 1).all()
+    assert size.max() == 2**31 - 1
+
+
 @pytest.mark.parametrize(
     ("spec", "mean", "at_percent", "largest_quarter"),
     [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deeprecsys.errors import InvalidSettingError, RepositoryError
+from deeprecsys.errors import InvalidSettingError
 from services.cli import app as command_line
 from services.cli.app import app
 
@@ -74,10 +74,25 @@ def test_a_bad_file_is_one_line_and_exit_code_2(
     assert said == [f"error: {fleet}: nodes.0.count: Input should be greater than or equal to 1"]
 
 
-def test_a_result_that_cannot_be_written_is_said(fleet: Path) -> None:
-    outcome = CliRunner().invoke(app, ["simulate", str(fleet), "--processes", "1", "--out", "no/where.json"])
-    assert isinstance(outcome.exception, RepositoryError)
-    assert "choose another with --out" in str(outcome.exception)
+@pytest.mark.parametrize("option", ["--out", "--state"])
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_simulated(
+    fleet: Path, tmp_path: Path, option: str
+) -> None:
+    outcome = CliRunner().invoke(app, ["simulate", str(fleet), "--processes", "1", option, "no/where.json"])
+    assert isinstance(outcome.exception, InvalidSettingError)
+    assert "cannot write no/where.json: there is no directory no" in str(outcome.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
+
+
+def test_hours_without_a_query_are_no_part_that_missed_the_target(fleet: Path) -> None:
+    night = "curve = [[0, 0], [6, 0], [12, 1], [24, 0]]\npoints = 4\nduration_s = 0.6"
+    fleet.write_text(FLEET.replace("trough = 0.5\npoints = 2", night).replace("\nduration_s = 0.5", ""))
+    outcome = CliRunner().invoke(app, ["simulate", str(fleet), "--processes", "1", "--out", "result.json"])
+    assert outcome.exit_code == 0, outcome.output
+    result = json.loads(Path("result.json").read_text())
+    assert [part["queries"] > 0 for part in result["parts"]] == [False, False, True, True]
+    (day,) = result["days"]
+    assert (day["parts"], day["models"]["rmc1"]["parts"], day["models"]["rmc1"]["parts_met"]) == (4, 2, 2)
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")

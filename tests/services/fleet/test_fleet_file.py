@@ -167,6 +167,22 @@ def test_troubles_become_events(tmp_path: Path) -> None:
             'count = 4\n[[troubles]]\nkind = "slow"\nat_h = 1',
             "troubles.0: give either nodes or share",
         ),
+        (
+            "count = 4",
+            "count = 4\nbatch_size = { rmcl = 32 }",
+            "nodes.0.batch_size: rmcl is none of its models: rmc1",
+        ),
+        (
+            "count = 4",
+            'count = 4\naccelerator = "t4-caffe2"\noffload_from = { rmcl = 32 }',
+            "nodes.0.offload_from: rmcl is none of its models: rmc1",
+        ),
+        (
+            "count = 4",
+            'count = 4\n[[troubles]]\nkind = "slow"\nnodes = [1, 2, 1]\nat_h = 1',
+            "troubles.0.nodes: name each node once",
+        ),
+        ("peak_qps = 400", "peak_qps = 1e9", "peak_qps: 3e+09 queries at once exceed 20000000"),
         ("peak_qps = 400", "peak_qps 400", "is not TOML"),
     ],
 )

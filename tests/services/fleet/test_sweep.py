@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deeprecsys.errors import RepositoryError
+from deeprecsys.errors import InvalidSettingError, RepositoryError
 from services.fleet.day import whole_days
 from services.fleet.fleet_file import Case, read_fleet
 from services.fleet.processes import on_processes
@@ -89,6 +89,17 @@ def test_another_seed_is_another_sweep(cases: list[Case], tmp_path: Path) -> Non
 def test_a_state_that_cannot_be_written_is_said(cases: list[Case], tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="choose another with --state"):
         run_sweep(cases[:1], 1, tmp_path / "none" / "state.jsonl", one_after_the_other, nothing)
+
+
+@pytest.mark.parametrize("content", [b"# Notes\n", b"[1]\n", b'{"key": "k"}\n', b"\xff\xfe\n"])
+def test_a_file_that_is_no_state_is_said_and_left_as_it_is(
+    cases: list[Case], tmp_path: Path, content: bytes
+) -> None:
+    state = tmp_path / "notes.txt"
+    state.write_bytes(content)
+    with pytest.raises(InvalidSettingError, match="notes.txt"):
+        run_sweep(cases[:1], 1, state, one_after_the_other, nothing)
+    assert state.read_bytes() == content
 
 
 @pytest.mark.slow

@@ -45,6 +45,11 @@ def test_parquet_columns_are_the_same(tmp_path):
     assert list(columns.row) == [1, 2]
 
 
+def test_nothing_stays_nothing_where_parquet_keeps_its_words_in_a_dictionary(tmp_path):
+    words = pyarrow.array(["x", None, "y"]).dictionary_encode()
+    assert read_columns(parquet(tmp_path, a=words), ["a"]).texts("a") == ["x", "", "y"]
+
+
 def test_lines_are_a_column_without_a_header(tmp_path):
     columns = read_lines(csv(tmp_path, "3\n\n 4 \n"), "size")
     assert columns.numbers("size").tolist() == [3.0, 4.0]

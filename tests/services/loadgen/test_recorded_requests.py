@@ -82,6 +82,30 @@ def test_files_that_are_no_archives_of_arrays_are_refused(tmp_path):
         built(tmp_path, "1,m,5,none.npz\n2,m,5,\n")
 
 
+def said_of(tmp_path: Path) -> str:
+    """Return why a trace with ``x.npz`` is refused, or nothing."""
+    try:
+        built(tmp_path, "1,m,5,x.npz\n2,m,5,\n")
+    except InvalidSettingError as error:
+        return str(error)
+    return ""
+
+
+def test_a_damaged_file_is_refused_in_one_line_wherever_it_is_damaged(tmp_path):
+    path = tmp_path / "x.npz"
+    ids = np.arange(5000, dtype=np.int32).reshape(5, 1000) % 7
+    np.savez_compressed(path, dense=np.zeros((1, 4), np.float32), ids=ids)
+    whole = path.read_bytes()
+    assert said_of(tmp_path) == ""
+    said = set()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        said.add(said_of(tmp_path))
+    where = f"{tmp_path}/trace.csv, row 2, inputs: {path}: "
+    assert f"{where}is no .npz of plain arrays" in said
+    assert all(line.startswith(where) and "\n" not in line for line in said if line)
+
+
 def test_one_file_has_one_size_that_the_model_takes_and_all_fit_the_budget(tmp_path):
     save(tmp_path / "x.npz", 5)
     with pytest.raises(
