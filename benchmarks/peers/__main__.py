@@ -3,9 +3,11 @@
     python -m benchmarks.peers [--repository model_repository] [--minutes 90] [--peers NAME ...] [MODEL ...]
 
 The same exported models, schedule, target (four times what a lone query of the p95 size takes here), tail rule and
-driver. Each peer tries its grid of settings for some seconds at 0.6 of the rate that this service bears; the one with
-the least p95 is searched. Peers are installed into .peers/, each into an environment of its own. Findings are kept in
-benchmarks/results/peers.jsonl and never measured twice: an interrupted run goes on where it was.
+driver. Each peer tries its grid of settings for some seconds at 0.6 of the rate that this service bears, and the one
+with the least p95 is searched; models beyond the first four take the setting that was the best most often. This service
+is measured before the peers and after them, and the lower rate counts. Peers are installed into .peers/, each into an
+environment of its own. Findings are kept in benchmarks/results/peers.jsonl and never measured twice: an interrupted
+run goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,13 +24,12 @@ from rich.console import Console
 
 from benchmarks.live.findings import Findings, OutOfTimeError
 from benchmarks.peers.contestants import OURS, SPLIT, WHOLE
-from benchmarks.peers.study import study, summary
+from benchmarks.peers.study import CLOSELY, study, summary
 from benchmarks.peers.table import geometric_mean, over_best, ratios, table
 from services.machine import describe_machine
 from services.models.spec import SLUGS
 
 RESULTS = Path(__file__).parent.parent / "results"
-CLOSELY = ("wnd", "rmc1", "ncf", "dien")
 PEERS = {peer.name: peer for peer in (*WHOLE, *SPLIT)}
 
 

@@ -39,7 +39,7 @@ def peer_process(
     """Start a server, yield its process id once it answers ``request``, and end all its processes.
 
     request: a serialised RankRequest. environment: what differs from ours. folder: where it runs, here when None.
-    PeerFailedError shows the log's tail.
+    PeerFailedError shows the log's last line.
     """
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
@@ -68,13 +68,15 @@ async def _first_answer(
                 answer = await transport.send(payload, RETRY_TIMEOUT_S)
             except SendFailedError as failure:
                 if child.poll() is not None:
-                    raise PeerFailedError(f"ended with code {child.returncode}: {_tail(log)}") from failure
+                    raise PeerFailedError(
+                        f"ended with code {child.returncode}: {_last_line(log)}"
+                    ) from failure
                 if time.monotonic() > latest_s:
-                    raise PeerFailedError(f"no answer, {failure}: {_tail(log)}") from failure
+                    raise PeerFailedError(f"no answer, {failure}: {_last_line(log)}") from failure
                 await asyncio.sleep(RETRY_S)
             else:
                 if service.count_scores(answer) < 1:
-                    raise PeerFailedError(f"an answer without scores: {_tail(log)}")
+                    raise PeerFailedError(f"an answer without scores: {_last_line(log)}")
                 return
 
 
@@ -118,11 +120,8 @@ def memory_mib(pid: int) -> dict[str, float]:
     return {"rss_mib": rss / MIB, "pss_mib": pss / MIB, "processes": processes}
 
 
-def _tail(log: IO[bytes]) -> str:
+def _last_line(log: IO[bytes]) -> str:
+    """Return the last line that is not empty; the position, which the server shares, stays where it is."""
     size = os.fstat(log.fileno()).st_size
-    return os.pread(log.fileno(), LOG_TAIL_BYTES, max(0, size - LOG_TAIL_BYTES)).decode(errors="replace")
-
-
-def folder_of_programs() -> Path:
-    """Return where the programs lie that peers run."""
-    return Path(__file__).parent / "servers"
+    tail = os.pread(log.fileno(), LOG_TAIL_BYTES, max(0, size - LOG_TAIL_BYTES)).decode(errors="replace")
+    return next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "it logged nothing")

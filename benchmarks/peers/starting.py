@@ -20,7 +20,7 @@ from benchmarks.peers import encodings
 from benchmarks.peers.described import Described
 from benchmarks.peers.http_transport import http_transport
 from benchmarks.peers.peer import Case, Serving, Setting
-from benchmarks.peers.process import folder_of_programs, peer_process
+from benchmarks.peers.process import peer_process
 from benchmarks.peers.triton_repository import triton_repository
 from benchmarks.peers.venvs import environment
 from deeprecsys.tensors import DTYPES
@@ -31,6 +31,7 @@ from services.triton_server.launcher import LAUNCHER
 from services.triton_server.process import TritonProcess, free_ports
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).parent / "servers"
 
 LITSERVE = ("litserve", ("litserve",), ("onnxruntime",))
 # With a newer uvloop the worker processes of MLServer 1.7.1 end at their start.
@@ -50,7 +51,7 @@ def plain(case: Case, setting: Setting) -> Iterator[Serving]:
     """threads: intra-op, 0 for ONNX Runtime's default; at_once: inferences at once."""
     model, port = case.described(), free_ports().grpc
     service = Service(model.models, partial(grpc_transport, f"127.0.0.1:{port}"))
-    program = str(folder_of_programs() / "plain.py")
+    program = str(PROGRAMS / "plain.py")
     words = (model.path, model.message.score_output, port, setting["threads"], setting["at_once"])
     command = [sys.executable, program, *map(str, words)]
     with peer_process(command, service, model.one_candidate(), {"PYTHONPATH": str(ROOT)}) as pid:
@@ -75,7 +76,7 @@ def litserve(case: Case, setting: Setting) -> Iterator[Serving]:
         partial(encodings.float_scores, tasks=max(1, len(model.message.tasks))),
     )
     python = environment(*LITSERVE)
-    command = [str(python), str(folder_of_programs() / "litserve_app.py"), json.dumps(order)]
+    command = [str(python), str(PROGRAMS / "litserve_app.py"), json.dumps(order)]
     with peer_process(command, service, model.one_candidate()) as pid:
         yield Serving(pid, service)
 
@@ -119,7 +120,7 @@ def mlserver(case: Case, setting: Setting) -> Iterator[Serving]:
         (place / "settings.json").write_text(json.dumps(for_server), encoding="utf-8")
         (place / "model-settings.json").write_text(json.dumps(for_model), encoding="utf-8")
         command = [str(python.with_name("mlserver")), "start", folder]
-        programs = {"PYTHONPATH": str(folder_of_programs())}
+        programs = {"PYTHONPATH": str(PROGRAMS)}
         with peer_process(command, service, model.one_candidate(), programs, place) as pid:
             yield Serving(pid, service)
 
@@ -130,7 +131,6 @@ def rayserve(case: Case, setting: Setting) -> Iterator[Serving]:
     model, ports = case.described(), free_ports()
     service = Service(model.models, partial(grpc_transport, f"127.0.0.1:{ports.grpc}"))
     python = environment(*RAYSERVE)
-    programs = str(folder_of_programs())
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         order = {
             "path": str(model.path),
@@ -140,9 +140,9 @@ def rayserve(case: Case, setting: Setting) -> Iterator[Serving]:
             "folder": folder,
             **setting,
         }
-        command = [str(python), f"{programs}/ray_app.py", json.dumps(order)]
+        command = [str(python), str(PROGRAMS / "ray_app.py"), json.dumps(order)]
         path = {
-            "PYTHONPATH": f"{programs}/loopback:{programs}:{ROOT}",
+            "PYTHONPATH": f"{PROGRAMS}/loopback:{PROGRAMS}:{ROOT}",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",
         }

@@ -19,7 +19,13 @@ from services.loadgen.run import run_load
 from services.loadgen.settings import LoadSettings
 
 TARGET = "scaled"
+CLOSELY = ("wnd", "rmc1", "ncf", "dien")
+"""Models for which every setting of a peer's grid is tried; the others take the one that was best most often."""
+
 SEED = 0
+AGAIN = f"{OURS.name} again"
+"""This service is measured before the peers and after them, since a machine has better and worse hours."""
+
 TRIED_SHARE, TRIED_S = 0.6, 4.0
 """Settings are tried at this share of what this service bears, for so many seconds after the warm-up."""
 
@@ -38,6 +44,7 @@ def study(findings: Findings, repository: Path, model: str, peers: list[Peer]) -
         return
     for peer in peers:
         _measure(findings, case, peer, TRIED_SHARE * ours["qps"])
+    findings.once(f"found/{model}/{AGAIN}", lambda: _bears(case, OURS, {}, FALL_BACK * ours["qps"]))
 
 
 def _measure(findings: Findings, case: Case, peer: Peer, tried_qps: float) -> None:
@@ -45,14 +52,26 @@ def _measure(findings: Findings, case: Case, peer: Peer, tried_qps: float) -> No
     if "reason" in findings.once(f"installed/{peer.name}", lambda: _prepare(peer)):
         return
     tried = []
-    for setting in peer.grid:
+    for setting in settings_to_try(findings, case.model, peer):
         key = f"tried/{case.model}/{peer.name}/{_words(setting)}"
         tried.append((setting, findings.once(key, partial(_try, case, peer, setting, tried_qps))))
     setting, trial = best(tried)
-    if trial["p95_ms"] is None:
+    key = f"found/{case.model}/{peer.name}"
+    if "failed" in trial:
+        findings.once(key, lambda: {"qps": 0.0, "failed": trial["failed"]})
         return
-    start_qps = tried_qps if trial["p95_ms"] <= case.target_ms else FALL_BACK * tried_qps
-    findings.once(f"found/{case.model}/{peer.name}", partial(_bears, case, peer, setting, start_qps))
+    in_time = trial["p95_ms"] is not None and trial["p95_ms"] <= case.target_ms
+    start_qps = tried_qps if in_time else FALL_BACK * tried_qps
+    findings.once(key, partial(_bears, case, peer, setting, start_qps))
+
+
+def settings_to_try(findings: Findings, model: str, peer: Peer) -> tuple[Setting, ...]:
+    """Return the whole grid for a model of CLOSELY, and where nothing is known; else the usually best setting."""
+    known = [findings.found.get(f"found/{each}/{peer.name}") for each in CLOSELY]
+    settings: list[Setting] = [found["setting"] for found in known if found is not None and found["qps"]]
+    if model in CLOSELY or not settings:
+        return peer.grid
+    return (max(settings, key=settings.count),)
 
 
 def _words(setting: Setting) -> str:
@@ -67,8 +86,10 @@ def _prepare(peer: Peer) -> dict[str, Any]:
 
 
 def best(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[str, Any]]:
-    """Return the setting with the least p95; one that failed, or left queries without an answer, comes last."""
-    return min(tried, key=lambda each: (each[1]["p95_ms"] is None, each[1]["p95_ms"]))
+    """Return the setting with the least p95; what left too many without an answer (None) and what failed come last."""
+    return min(
+        tried, key=lambda each: ("failed" in each[1], each[1]["p95_ms"] is None, each[1]["p95_ms"] or 0.0)
+    )
 
 
 def _try(case: Case, peer: Peer, setting: Setting, qps: float) -> dict[str, Any]:
@@ -98,15 +119,19 @@ def _probe(case: Case, peer: Peer, qps: float) -> LoadSettings:
 
 
 def summary(findings: Findings, model: str, peers: list[Peer]) -> dict[str, Any] | None:
-    """Return one row: what is known of each peer for the model, by name; None before this service is measured."""
-    ours = findings.found.get(f"found/{model}/{OURS.name}")
-    if ours is None:
+    """Return one row: what is known of each peer for the model, by name; None before this service is measured.
+
+    Of this service's two measurements the row has the lower one.
+    """
+    found = [findings.found.get(f"found/{model}/{name}") for name in (OURS.name, AGAIN)]
+    if found[0] is None:
         return None
+    ours = min((each for each in found if each is not None), key=lambda each: float(each["qps"]))
     row: dict[str, Any] = {"model": model, "target_ms": ours["target_ms"], OURS.name: ours}
     for peer in peers:
-        found = findings.found.get(f"found/{model}/{peer.name}")
-        if found is not None:
-            row[peer.name] = found
+        theirs = findings.found.get(f"found/{model}/{peer.name}")
+        if theirs is not None:
+            row[peer.name] = theirs
     return row
 
 

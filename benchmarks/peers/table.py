@@ -45,14 +45,19 @@ def table(rows: Sequence[dict[str, Any]], peers: list[Peer]) -> Table:
         cells = [_cell(row.get(peer.name)) for row in rows]
         mean = _mean(ratios(rows, peer)) if peer.compared else "outside every mean"
         shown.add_row(peer.title, *cells, mean)
-    best = [best_peer(row, peers) for row in rows]
-    each = [
-        f"{row[OURS.name]['qps'] / row[peer.name]['qps']:.2f} ({peer.name})" if peer else "no peer meets it"
-        for row, peer in zip(rows, best, strict=True)
-    ]
+    each = [_against_best(row, peers) for row in rows]
     shown.add_section()
     shown.add_row("this service / the best peer", *each, _mean(over_best(rows, peers)))
     return shown
+
+
+def _against_best(row: dict[str, Any], peers: list[Peer]) -> str:
+    if not any(peer.compared and peer.name in row for peer in peers):
+        return "not measured"
+    peer = best_peer(row, peers)
+    if peer is None:
+        return "no peer meets it"
+    return f"{row[OURS.name]['qps'] / row[peer.name]['qps']:.2f} ({peer.name})"
 
 
 def _mean(of: Sequence[float]) -> str:
@@ -62,5 +67,7 @@ def _mean(of: Sequence[float]) -> str:
 def _cell(found: dict[str, Any] | None) -> str:
     if found is None:
         return "not measured"
+    if "failed" in found:
+        return "does not serve"
     rate = f"{found['qps']:.1f}" if found["qps"] else "none"
     return f"{rate} ({found['pss_mib']:.0f})"

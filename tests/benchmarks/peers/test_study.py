@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from benchmarks.live.findings import Findings
 from benchmarks.peers import study
 from benchmarks.peers.contestants import LITSERVE_PEER, PEERS, PLAIN, SPLIT, TRITON, WHOLE
 from benchmarks.peers.described import described
-from benchmarks.peers.study import best, best_peer, summary
+from benchmarks.peers.process import PeerFailedError
+from benchmarks.peers.study import best, best_peer, settings_to_try, summary
 from benchmarks.peers.table import geometric_mean, over_best, ratios, table
 from benchmarks.peers.triton_repository import triton_repository
 from benchmarks.peers.venvs import PeerInstallError, environment
@@ -38,12 +40,17 @@ ROWS = [
     row("ncf", ours=400.0, plain=100.0, litserve=200.0, triton=900.0),
     row("din", ours=50.0, plain=0.0),
 ]
+"""The last: measured, and the target is met by no peer."""
 
 
 def test_the_best_setting_has_the_least_tail_and_failed_ones_come_last() -> None:
-    tried = [({"threads": k}, {"p95_ms": p95}) for k, p95 in enumerate([None, 30.0, 20.0, None])]
-    assert best(tried)[0] == {"threads": 2}
-    assert best(tried[3:] + tried[:1])[0] == {"threads": 3}
+    trials = [{"p95_ms": None, "failed": "no answer"}, {"p95_ms": 30.0}, {"p95_ms": 20.0}, {"p95_ms": None}]
+    tried = [({"threads": k}, trial) for k, trial in enumerate(trials)]
+    order = []
+    while tried:
+        order.append(int(best(tried)[0]["threads"]))
+        tried.remove(best(tried))
+    assert order == [2, 1, 3, 0]
 
 
 def test_a_peer_outside_the_comparison_is_never_the_best_nor_in_a_mean() -> None:
@@ -70,6 +77,8 @@ def test_the_table_says_what_is_not_measured_what_meets_nothing_and_what_is_left
     assert cells[TRITON.title][-1] == "outside every mean"
     last = cells["this service / the best peer"]
     assert last == ["1.50 (plain)", "2.00 (litserve)", "no peer meets it", "1.73 over 2"]
+    only = table([row("wnd", ours=300.0, triton=900.0)], [PLAIN, TRITON])
+    assert list(only.columns[1].cells)[-1] == "not measured"
 
 
 def test_a_peer_that_cannot_be_installed_is_named_and_not_tried(tmp_path: Path, monkeypatch) -> None:
@@ -82,7 +91,7 @@ def test_a_peer_that_cannot_be_installed_is_named_and_not_tried(tmp_path: Path, 
     peer = replace(PLAIN, name="gone", prepare=prepare, serve=refuse)
     findings = Findings(tmp_path / "peers.jsonl")
     findings.found["lone/wnd"] = {"lone_s": 0.01, "peak_qps": 100.0}
-    findings.found["found/wnd/ours"] = found(80.0)
+    findings.found["found/wnd/ours"] = findings.found["found/wnd/ours again"] = found(80.0)
     study.study(findings, tmp_path, "wnd", [peer])
     assert findings.found["installed/gone"] == {"reason": "no wheel for this Python"}
     assert summary(findings, "wnd", [peer]) == {"model": "wnd", "target_ms": 40.0, "ours": found(80.0)}
@@ -94,12 +103,13 @@ def test_the_best_setting_is_searched_from_the_rate_that_it_was_tried_at(tmp_pat
     begun = []
 
     def searched(case, peer, setting, start_qps):
-        begun.append((setting["at_once"], start_qps))
+        begun.append((peer.name, setting.get("at_once"), start_qps))
         return found(30.0)
 
     def tried(case, peer, setting, qps):
         assert qps == pytest.approx(0.6 * 80.0)
-        return {"p95_ms": p95_ms.get(setting["at_once"]), "failed": "not asked"}
+        known = p95_ms.get(setting["at_once"])
+        return {"p95_ms": None, "failed": "no answer"} if known is None else {"p95_ms": known}
 
     monkeypatch.setattr(study, "_try", tried)
     monkeypatch.setattr(study, "_bears", searched)
@@ -109,10 +119,41 @@ def test_the_best_setting_is_searched_from_the_rate_that_it_was_tried_at(tmp_pat
     peer = replace(PLAIN, grid=tuple({"at_once": k} for k in (2.0, 1.0, 4.0)))
     for _ in range(2):  # the second time all is known
         study.study(findings, tmp_path, "wnd", [peer])
-    assert begun == [(1.0, pytest.approx(0.7 * 0.6 * 80.0))]
+    assert begun == [
+        ("plain", 1.0, pytest.approx(0.7 * 0.6 * 80.0)),
+        ("ours", None, pytest.approx(0.7 * 80.0)),
+    ]
+    assert summary(findings, "wnd", [peer])["ours"]["qps"] == 30.0  # the lower of 80 and 30
     assert [key for key in findings.found if key.startswith("tried/")] == [
         f"tried/wnd/plain/at_once={k}" for k in (2, 1, 4)
     ]
+
+
+def test_a_peer_that_serves_at_no_setting_is_named_with_the_reason(tmp_path: Path) -> None:
+    @contextmanager
+    def broken(case, setting):
+        raise PeerFailedError("ended with code 1: no such file")
+        yield
+
+    findings = Findings(tmp_path / "peers.jsonl")
+    findings.found["lone/wnd"] = {"lone_s": 0.01, "peak_qps": 100.0}
+    findings.found["found/wnd/ours"] = findings.found["found/wnd/ours again"] = found(80.0)
+    peer = replace(PLAIN, serve=broken)
+    study.study(findings, tmp_path, "wnd", [peer])
+    assert findings.found["found/wnd/plain"] == {"qps": 0.0, "failed": "ended with code 1: no such file"}
+    last = table([summary(findings, "wnd", [peer])], [peer]).columns[1]
+    assert list(last.cells) == ["80.0 (300)", "does not serve", "no peer meets it"]
+
+
+def test_models_that_are_not_looked_at_closely_take_the_setting_that_was_the_best_most_often(
+    tmp_path: Path,
+) -> None:
+    findings = Findings(tmp_path / "peers.jsonl")
+    assert settings_to_try(findings, "rmc2", PLAIN) == PLAIN.grid
+    for model, k in (("wnd", 0), ("rmc1", 2), ("dien", 2)):
+        findings.found[f"found/{model}/plain"] = {"setting": dict(PLAIN.grid[k]), "qps": 9.0}
+    assert settings_to_try(findings, "rmc2", PLAIN) == (PLAIN.grid[2],)
+    assert settings_to_try(findings, "ncf", PLAIN) == PLAIN.grid
 
 
 async def test_the_description_is_the_one_that_the_server_gives(repository: Path, running) -> None:
