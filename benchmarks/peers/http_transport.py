@@ -41,9 +41,16 @@ class HttpTransport:
         return body
 
     async def _post(self, payload: bytes) -> tuple[int, bytes]:
-        reader, writer = (
-            self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
-        )
+        if self._idle:
+            try:
+                return await self._exchange(*self._idle.pop(), payload)
+            except (ConnectionError, EOFError):
+                pass  # a server ends connections that were idle for long; scoring again does no harm
+        return await self._exchange(*await asyncio.open_connection(self._host, self._port), payload)
+
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, payload: bytes
+    ) -> tuple[int, bytes]:
         try:
             writer.write(f"{self._head}Content-Length: {len(payload)}\r\n\r\n".encode())
             writer.write(payload)

@@ -67,9 +67,11 @@ def _measure(findings: Findings, case: Case, peer: Peer, tried_qps: float) -> No
 
 def settings_to_try(findings: Findings, model: str, peer: Peer) -> tuple[Setting, ...]:
     """Return the whole grid for a model of CLOSELY, and where nothing is known; else the usually best setting."""
+    if model in CLOSELY:
+        return peer.grid
     known = [findings.found.get(f"found/{each}/{peer.name}") for each in CLOSELY]
     settings: list[Setting] = [found["setting"] for found in known if found is not None and found["qps"]]
-    if model in CLOSELY or not settings:
+    if not settings:
         return peer.grid
     return (max(settings, key=settings.count),)
 
@@ -86,10 +88,17 @@ def _prepare(peer: Peer) -> dict[str, Any]:
 
 
 def best(tried: list[tuple[Setting, dict[str, Any]]]) -> tuple[Setting, dict[str, Any]]:
-    """Return the setting with the least p95; what left too many without an answer (None) and what failed come last."""
-    return min(
-        tried, key=lambda each: ("failed" in each[1], each[1]["p95_ms"] is None, each[1]["p95_ms"] or 0.0)
-    )
+    """Return the setting with the least p95; where that is no answer (None), with the fewest of those.
+
+    Those that could not be driven come last.
+    """
+    return min(tried, key=lambda each: _rank(each[1]))
+
+
+def _rank(trial: dict[str, Any]) -> tuple[int, float]:
+    if "failed" in trial:
+        return 2, 0.0
+    return (0, trial["p95_ms"]) if trial["p95_ms"] is not None else (1, trial["unanswered"])
 
 
 def _try(case: Case, peer: Peer, setting: Setting, qps: float) -> dict[str, Any]:

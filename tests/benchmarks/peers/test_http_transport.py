@@ -79,6 +79,27 @@ async def test_a_connection_that_the_server_ends_is_not_used_again() -> None:
         assert server.connections == 2
 
 
+async def test_a_connection_that_the_server_ended_while_it_was_idle_costs_no_query() -> None:
+    connections = 0
+
+    async def answer_and_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply(b"scores"))
+        await writer.drain()
+        writer.close()
+        ended.set()
+
+    ended = asyncio.Event()
+    listening = await asyncio.start_server(answer_and_end, "127.0.0.1", 0)
+    async with listening, http_transport(*listening.sockets[0].getsockname(), "/predict") as transport:
+        for _ in range(3):
+            assert await transport.send(b"", 5.0) == b"scores"
+            await ended.wait()
+        assert connections == 3
+
+
 @pytest.mark.parametrize(
     ("answer", "timeout_s", "code"),
     [

@@ -44,13 +44,19 @@ ROWS = [
 
 
 def test_the_best_setting_has_the_least_tail_and_failed_ones_come_last() -> None:
-    trials = [{"p95_ms": None, "failed": "no answer"}, {"p95_ms": 30.0}, {"p95_ms": 20.0}, {"p95_ms": None}]
+    trials = [
+        {"p95_ms": None, "failed": "no answer"},
+        {"p95_ms": 30.0},
+        {"p95_ms": 20.0},
+        {"p95_ms": None, "unanswered": 70},
+        {"p95_ms": None, "unanswered": 40},
+    ]
     tried = [({"threads": k}, trial) for k, trial in enumerate(trials)]
     order = []
     while tried:
         order.append(int(best(tried)[0]["threads"]))
         tried.remove(best(tried))
-    assert order == [2, 1, 3, 0]
+    assert order == [2, 1, 4, 3, 0]
 
 
 def test_a_peer_outside_the_comparison_is_never_the_best_nor_in_a_mean() -> None:
