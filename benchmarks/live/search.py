@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.live.served import Served, served
 from services.loadgen.run import find_max, run_load
+from services.loadgen.service import Service
 from services.loadgen.settings import MIB, LoadSettings, ModelShare
 
 POOL_BYTES = 512 * MIB
@@ -74,16 +75,31 @@ def highest_rate(
     server: Served, model: str, start_qps: float, seed: int, floor_qps: float | None = None
 ) -> dict[str, Any]:
     """Search the highest rate within the target, and return it with where the server stands at the end."""
-    settings = probe(server.address, model, start_qps, seed)
-    found = find_max(settings, tolerance=TOLERANCE, stride=STRIDE, max_probes=MAX_PROBES, floor_qps=floor_qps)
+    row = searched(probe(server.address, model, start_qps, seed), floor_qps)
+    point = server.point(model)
+    return row | {"batch_size": point.batch_size, "offload_from": point.offload_from}
+
+
+def searched(
+    settings: LoadSettings, floor_qps: float | None = None, service: Service | None = None
+) -> dict[str, Any]:
+    """Search the highest rate within the target, from the settings' rate; KeyboardInterrupt when it was stopped.
+
+    service: what is driven; None for the RankService at ``settings.target``.
+    """
+    found = find_max(
+        settings,
+        tolerance=TOLERANCE,
+        stride=STRIDE,
+        max_probes=MAX_PROBES,
+        floor_qps=floor_qps,
+        service=service,
+    )
     if found.cut_short is not None:
         raise KeyboardInterrupt
-    point = server.point(model)
     best = found.capacity.measurement
     row = {
         "qps": found.capacity.qps,
-        "batch_size": point.batch_size,
-        "offload_from": point.offload_from,
         "probes": len(found.capacity.probes),
         "probe_s": settings.duration_s,
         "why": found.capacity.why,

@@ -39,12 +39,12 @@ class Transport(Protocol):
 
 
 class GrpcTransport:
-    """RankService.Rank over grpc.aio, bytes in and bytes out. Make and close it inside the running loop.
+    """A unary method over grpc.aio, bytes in and bytes out. Make and close it inside the running loop.
 
-    ``channels``: connections, taken in turn.
+    ``channels``: connections, taken in turn. ``method``: RankService.Rank, unless another service is driven.
     """
 
-    def __init__(self, target: str, channels: int = 1) -> None:
+    def __init__(self, target: str, channels: int = 1, method: str = RANK_METHOD) -> None:
         options = [
             *channel_options(UNLIMITED),
             # Channels with equal options would share one connection.
@@ -56,11 +56,11 @@ class GrpcTransport:
         ]
         self._channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(channels)]
         # Without serialisers grpc passes bytes through as they are.
-        calls: list[RawCall] = [channel.unary_unary(RANK_METHOD) for channel in self._channels]
+        calls: list[RawCall] = [channel.unary_unary(method) for channel in self._channels]
         self._calls = cycle(calls)
 
     async def send(self, payload: bytes, timeout_s: float | None) -> bytes:
-        """Return the serialised RankResponse; raises SendFailedError with the call's code."""
+        """Return the serialised response; raises SendFailedError with the call's code."""
         try:
             answer: bytes = await next(self._calls)(payload, timeout=timeout_s)
         except grpc.aio.AioRpcError as failure:
@@ -73,9 +73,11 @@ class GrpcTransport:
 
 
 @asynccontextmanager
-async def grpc_transport(target: str, channels: int = 1) -> AsyncIterator[GrpcTransport]:
-    """Yield a transport to the RankService at ``target`` and close it in the end."""
-    transport = GrpcTransport(target, channels)
+async def grpc_transport(
+    target: str, channels: int = 1, method: str = RANK_METHOD
+) -> AsyncIterator[GrpcTransport]:
+    """Yield a transport to the service at ``target`` and close it in the end."""
+    transport = GrpcTransport(target, channels, method)
     try:
         yield transport
     finally:
