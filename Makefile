@@ -68,6 +68,7 @@ bench: $(READY)  ## the benchmarks behind the README's figures (long)
 	$(BIN)/python -m services.triton_server.install
 	$(BIN)/python -m benchmarks.offload
 	$(BIN)/python -m benchmarks.fidelity
+	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.policies
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.throughput_bound

@@ -10,14 +10,14 @@ from rich.console import Console
 
 from deeprecsys.errors import InvalidSettingError
 
-DEFAULT = (Path("benchmarks/results"), Path("benchmarks/data/profiles"))
+DEFAULT = (Path("benchmarks/results"), Path("benchmarks/results/characterisation"))
 
 
 def report(
     results: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="JSON results, or folders of them; benchmarks/results and benchmarks/data/profiles when none is named"
+            help="JSON results, or folders of them; benchmarks/results and its characterisation when none is named"
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="the HTML file")] = Path("report.html"),
