@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Columns:
 
     path: Path
     row: Sequence[int]
-    values: dict[str, Sequence[Any] | NDArray[Any]]
+    values: Mapping[str, Sequence[Any] | NDArray[Any]]
 
     def numbers(self, field: str) -> F64Array:
         """Return a column as float64 [R]; raises InvalidSettingError for an entry that is no finite number."""
