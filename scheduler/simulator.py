@@ -311,8 +311,9 @@ class NodeRun:
         self.tried.add(query.payload)
         self.queued.append(query)
         self.fill_slots(now)
-        self.counter += 1
-        heappush(self.heap, (now + limit_s, self.counter, _TIME_OUT, query, False))
+        if limit_s < math.inf:
+            self.counter += 1
+            heappush(self.heap, (now + limit_s, self.counter, _TIME_OUT, query, False))
 
     def fill_slots(self, now: float) -> None:
         """Let the accelerator take what waits for it and was not given up."""

@@ -142,6 +142,12 @@ def test_an_attempt_that_takes_too_long_goes_to_the_cores_while_the_accelerator_
     assert not result.offloaded.any()
 
 
+def test_an_attempt_without_a_target_and_a_deadline_has_no_end() -> None:
+    few = Schedule(np.array([0.0]), np.array([50], dtype=np.int32))
+    node = Node(1, {"m": linear(0.0, 0.1)}, {"m": linear(7.0, 0.0)})
+    assert run(node, Plan(OperatingPoint(50, 50), sla_s=math.inf), schedule=few).latency_s.tolist() == [7.0]
+
+
 def test_busy_cores_keep_no_query_from_an_accelerator_that_has_room() -> None:
     rng = np.random.default_rng(5)
     arrival_s = np.sort(rng.uniform(0, 10, 1000))
